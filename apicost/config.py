@@ -1,0 +1,266 @@
+"""The configuration file apicost.yaml: read strictly, every problem at once, defaults that suit one node.
+
+Paths in the file are relative to the file's own folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from apicost import yamlfile
+from apicost.problems import InputError, Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverSettings:
+    """Where usage lines come in, and what is refused."""
+
+    listen: str = "127.0.0.1:9555"  # HOST:PORT, or unix:PATH
+    token_file: Path = Path("/etc/apicost/token")  # mode 0600; the plugin sends it as bearer token
+    exit_spool_dir: Path = Path("/var/spool/apicost")  # what workers wrote while they were stopped
+    max_body_bytes: int = 8 << 20
+    max_lines_per_batch: int = 20_000
+    max_batches_per_s: int = 2_000
+    max_path_bytes: int = 2_048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """What the kernel counts, and how much memory it gets for it."""
+
+    enabled: bool = True
+    cgroup: str = ""  # the gateway's cgroup2 folder; empty: found by `pid_file` or `gateway_ports`
+    pid_file: str = ""  # the gateway's master process
+    gateway_ports: tuple[int, ...] = (9080, 9443)  # listening ports of the gateway, to find its cgroup
+    control_ports: tuple[int, ...] = (2379,)  # peers on these ports are control traffic (etcd)
+    map_entries: int = 65_536
+    ring_bytes: int = 8 << 20
+    sweep_s: float = 1.0
+    loader_python: str = "/usr/bin/python3"  # the interpreter that has bcc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrelateSettings:
+    """How long the join waits, and how overhead is shared."""
+
+    step_s: float = 2.0  # one correlation step every so often
+    line_wait_s: float = 10.0  # after its last byte, how long a flow's bytes wait for their usage line
+    flow_wait_s: float = 5.0  # how long a usage line waits for its flow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """One API: its documents and the traffic that is its own."""
+
+    id: str
+    documents: tuple[Path, ...] = ()
+    title: str = ""
+    owner: str = ""
+    team: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()  # replaces the documents' servers' hosts; "*" is any
+    base_path: str | None = None  # replaces the servers' base path
+    strip_prefix: str = ""  # removed from the request's path before matching
+    route_ids: tuple[str, ...] = ()  # traffic of these routes is this API's
+    service_ids: tuple[str, ...] = ()
+    path_seen: str = (
+        "client"  # "client": documents describe the path before the gateway's rewrite; "upstream": after
+    )
+    multi_segment: tuple[str, ...] = ()  # names of path parameters that may span "/"
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """How long what is kept."""
+
+    exchange_days: int = 14
+    minute_days: int = 62
+    hour_days: int = 1_100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacySettings:
+    """What becomes of client addresses before they are stored: full, truncate (/24, /48) or hash."""
+
+    client_addresses: str = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything `apicost run` needs."""
+
+    node: str = field(default_factory=socket.gethostname)
+    state_dir: Path = Path("/var/lib/apicost")  # spool/ and ledger/ lie here
+    web: str = "127.0.0.1:9556"  # /metrics, /healthz, status page
+    prices: Path | None = None
+    receiver: ReceiverSettings = field(default_factory=ReceiverSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    correlate: CorrelateSettings = field(default_factory=CorrelateSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    apis: tuple[ApiSettings, ...] = ()
+    file: str = ""
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.state_dir / "spool"
+
+    @property
+    def ledger_dir(self) -> Path:
+        return self.state_dir / "ledger"
+
+
+_CHOICES = {"path_seen": ("client", "upstream"), "client_addresses": ("full", "truncate", "hash")}
+
+
+def load(path: Path | str) -> Config:
+    """Read a configuration file.
+
+    Raises InputError with every problem in it: unknown keys (with the nearest known one), wrong types,
+    addresses and files that don't exist.
+    """
+    document = yamlfile.load(path, max_bytes=4 << 20)
+    reader = _Reader(document, Path(path).resolve().parent)
+    config = reader.config()
+    if reader.problems:
+        raise InputError(reader.problems)
+    return dataclasses.replace(config, file=str(path))
+
+
+class _Reader:
+    """Turns a YAML document into the dataclasses above, collecting problems as it goes."""
+
+    def __init__(self, document: yamlfile.Document, folder: Path) -> None:
+        self.document = document
+        self.folder = folder
+        self.problems: list[Problem] = []
+
+    def config(self) -> Config:
+        data = self.document.data
+        if data is None:
+            data = {}
+        values = self._section(Config, data, (), skip=("file",))
+        config: Config = Config(**values)
+        seen: dict[str, int] = {}
+        for index, api in enumerate(config.apis):
+            if api.id in seen:
+                self._problem(("apis", index), f"API id {api.id!r} stands twice", "give each API an id of its own")
+            seen[api.id] = index
+        for name, path in (("receiver", config.receiver.listen), ("web", config.web)):
+            if not _is_listen(path):
+                self._problem((name,), f"{path!r} is not HOST:PORT or unix:PATH", 'write such as "127.0.0.1:9555"')
+        return config
+
+    def _section(
+        self, cls: type, data: Any, path: tuple[str | int, ...], skip: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            self._problem(path, f"{data!r} is not a mapping", "write keys and values, indented")
+            return {}
+        fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in skip}
+        values: dict[str, Any] = {}
+        for key, value in data.items():
+            if key not in fields:
+                near = _nearest(key, fields)
+                hint = f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(fields))}"
+                self._problem((*path, key), f"unknown key {key!r}", hint)
+                continue
+            good, converted = self._convert(str(fields[key].type), value, (*path, key))
+            if good:
+                values[key] = converted
+        return values
+
+    def _convert(self, kind: str, value: Any, path: tuple[str | int, ...]) -> tuple[bool, Any]:
+        sections: dict[str, type] = {
+            c.__name__: c
+            for c in (ReceiverSettings, ProbeSettings, CorrelateSettings, StoreSettings, PrivacySettings)
+        }
+        key = path[-1]
+        if kind in sections:
+            return True, sections[kind](**self._section(sections[kind], {} if value is None else value, path))
+        if kind == "tuple[ApiSettings, ...]":
+            return self._apis(value, path)
+        if kind.startswith("tuple["):
+            inner = kind[len("tuple[") : -len(", ...]")]
+            items = value if isinstance(value, list) else [value]
+            converted = [self._convert(inner, item, (*path, i)) for i, item in enumerate(items)]
+            return all(good for good, _ in converted), tuple(v for _, v in converted)
+        if kind == "Mapping[str, str]" and isinstance(value, dict):
+            return True, {str(k): str(v) for k, v in value.items()}
+        if kind in ("Path", "Path | None") and isinstance(value, str):
+            return True, (self.folder / value)
+        if kind == "bool" and isinstance(value, bool):
+            return True, value
+        if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+            return self._not_negative(value, path)
+        if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+            return self._not_negative(float(value), path)
+        if kind in ("str", "str | None") and isinstance(value, str | int) and not isinstance(value, bool):
+            choices = _CHOICES.get(str(key))
+            if choices and value not in choices:
+                self._problem(path, f"{key}: {value!r} is none of {', '.join(choices)}", f"write {choices[0]}")
+                return False, None
+            return True, str(value)
+        wanted = kind.replace("tuple[", "list of ").replace(", ...]", "")
+        self._problem(path, f"{key}: {value!r} is not of type {wanted}", f"write a value of type {wanted}")
+        return False, None
+
+    def _not_negative(self, value: float, path: tuple[str | int, ...]) -> tuple[bool, Any]:
+        if value < 0 and path[-1] != "priority":
+            self._problem(path, f"{path[-1]}: {value} is negative", "write a number of 0 or more")
+            return False, None
+        return True, value
+
+    def _apis(self, value: Any, path: tuple[str | int, ...]) -> tuple[bool, Any]:
+        if not isinstance(value, list):
+            self._problem(path, "apis is not a list", "write one '- id: ...' for each API")
+            return False, None
+        apis = []
+        for index, entry in enumerate(value):
+            values = self._section(ApiSettings, entry, (*path, index))
+            if not values.get("id"):
+                self._problem((*path, index), "this API has no id", "write id: NAME")
+                continue
+            for document in values.get("documents", ()):
+                if not document.is_file():
+                    self._problem(
+                        (*path, index, "documents"),
+                        f"document {str(document)!r} does not exist",
+                        "name a file",
+                    )
+            apis.append(ApiSettings(**values))
+        return True, tuple(apis)
+
+    def _problem(self, path: tuple[str | int, ...], fact: str, fix: str) -> None:
+        place = self.document.place(*path)
+        effect = "the configuration is not used; a running daemon keeps the last good one"
+        self.problems.append(Problem(place=place, fact=fact, effect=effect, fix=fix))
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str | None:
+    import difflib
+
+    found = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def _is_listen(value: str) -> bool:
+    if value.startswith("unix:"):
+        return len(value) > len("unix:")
+    host, _, port = value.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535 or not host:
+        return False
+    if host == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
