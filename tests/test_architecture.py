@@ -23,8 +23,9 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # The pure core: no clock, file, socket, log, environment or randomness.
 CORE_MAY = {
     "__future__", "collections", "dataclasses", "decimal", "enum", "fractions", "functools", "hashlib", "heapq",
-    "itertools", "ipaddress", "math", "numpy", "operator", "pyarrow", "re", "bisect", "struct", "typing", "apicost",
-    "urllib", "abc", "datetime", "zoneinfo", "calendar", "string",
+    "itertools", "ipaddress", "math", "numpy", "operator", "pyarrow", "re", "bisect", "struct", "typing",
+    "apicost",
+        "urllib", "abc", "datetime", "zoneinfo", "calendar", "string",
 }  # fmt: skip
 
 FILES = sorted(ROOT.rglob("*.py"))
