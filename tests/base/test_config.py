@@ -1,0 +1,73 @@
+"""The configuration file: read strictly, every problem at once."""
+
+from pathlib import Path
+
+import pytest
+
+from apicost import config
+from apicost.problems import InputError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "apicost.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    """Nothing has to be configured on one node."""
+    got = config.load(write(tmp_path, ""))
+    assert got.receiver == config.ReceiverSettings()
+    assert got.apis == ()
+
+
+def test_values_land_where_they_belong(tmp_path):
+    """
+    node: gw-1
+    state_dir: state
+    receiver: {listen: "127.0.0.1:1", token_file: token}
+    probe: {enabled: false, gateway_ports: [80, 443], sweep_s: 2}
+    apis:
+      - id: shop
+        documents: [shop.yaml]
+        tags: {tier: gold}
+        route_ids: ["1", 2]
+    """
+    (tmp_path / "shop.yaml").write_text("openapi: 3.1.0")
+    got = config.load(write(tmp_path, test_values_land_where_they_belong.__doc__))
+    assert got.node == "gw-1"
+    assert got.state_dir == tmp_path / "state"
+    assert got.receiver.token_file == tmp_path / "token"
+    assert got.probe.gateway_ports == (80, 443)
+    assert got.probe.sweep_s == 2.0
+    assert got.apis[0].route_ids == ("1", "2")
+    assert got.apis[0].documents == (tmp_path / "shop.yaml",)
+    assert got.apis[0].tags == {"tier": "gold"}
+
+
+def test_all_problems_come_at_once_with_their_lines(tmp_path):
+    """Unknown keys, wrong types, missing files and doubled ids in one go."""
+    path = write(
+        tmp_path,
+        "recever: {}\n"
+        "receiver: {listen: nowhere}\n"
+        "probe: {enabled: maybe, sweep_s: -1}\n"
+        "privacy: {client_addresses: none}\n"
+        "apis:\n"
+        "  - {id: a, documents: [gone.yaml]}\n"
+        "  - {id: a}\n"
+        "  - {title: nameless}\n",
+    )
+    with pytest.raises(InputError) as caught:
+        config.load(path)
+    lines = [problem.place.rsplit(":", 1)[1] for problem in caught.value.problems]
+    text = str(caught.value)
+    assert sorted(lines) == ["1", "2", "3", "3", "4", "6", "7", "8"]
+    assert "did you mean 'receiver'" in text
+    assert "fix: " in text and "effect: " in text
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:9555", "[::1]:9555", "localhost:0", "unix:/run/apicost.sock"])
+def test_listen_addresses_that_are_taken(tmp_path, value):
+    """HOST:PORT in both families, and Unix sockets."""
+    assert config.load(write(tmp_path, f'web: "{value}"')).web == value
