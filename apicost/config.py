@@ -100,6 +100,8 @@ class Config:
     state_dir: Path = Path("/var/lib/apicost")  # spool/ and ledger/ lie here
     web: str = "127.0.0.1:9556"  # /metrics, /healthz, status page
     prices: Path | None = None
+    run_as: str = ""  # started as root: become this user once the probe is attached
+    record_dir: Path | None = None  # keep a copy of what came in, for `apicost replay`; grows without bound
     receiver: ReceiverSettings = field(default_factory=ReceiverSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     correlate: CorrelateSettings = field(default_factory=CorrelateSettings)

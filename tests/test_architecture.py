@@ -17,6 +17,7 @@ ORDER = [
     {"web"},
     {"config"},
     {"run"},
+    {"daemon"},
     {"commands", "demo", "cli", "__init__", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -1,0 +1,476 @@
+"""The sidecar process: probe, receiver, correlation steps, pages; started by `apicost run`.
+
+Threads: the event loop (receiver and pages), the probe reader, the stepper. The receiver's own writer
+thread belongs to the receiver. What they share is the spool, which is safe between threads; everything
+else has one owner.
+
+Order of stopping: the receiver takes no more, the probe is read once more and detached, what is sealed
+goes through one last step, and what is still open stays in the ledger's carry for the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import pwd
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from aiohttp import web
+
+from apicost import __version__, run
+from apicost import config as configuration
+from apicost.core import records
+from apicost.core.clock import Clock
+from apicost.ingest import probe as probing
+from apicost.ingest import receiver, spool
+from apicost.problems import InputError
+from apicost.store import lake
+from apicost.web import app as pages
+
+log = logging.getLogger("apicost")
+
+PROBE_READ_S = 0.1  # the ring holds 8 MiB, about 40,000 turns: a tenth of a second leaves room for 400,000/s
+SEAL_S = 1.0  # how often flow snapshots become a sealed segment
+RETRY_PROBE_S = 10.0
+HOUSEKEEPING_S = 5.0
+COMPACT_S = 600.0
+SESSION_SHIFT = 48  # socket cookies stay far below 2**48: the bits above tell one probe session from the next
+
+
+def clock_now() -> Clock:
+    """Both clocks, read together."""
+    return Clock(mono_ns=time.monotonic_ns(), unix_ns=time.time_ns())
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the pages show; written by one thread each, read by the event loop."""
+
+    probe_state: str = "off: not started"
+    failures: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    step_counts: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+    step_seconds: float = 0.0
+    flow_rows: int = 0
+
+
+class Daemon:
+    """One sidecar for one gateway node."""
+
+    def __init__(self, config: configuration.Config) -> None:
+        """Open everything that must work; raises InputError or OSError naming what doesn't."""
+        self.config = config
+        self.shared = Shared()
+        self.stopping = threading.Event()
+        self.stop_probe = threading.Event()
+        for folder in (config.state_dir, config.spool_dir, config.ledger_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.token = receiver.read_token(config.receiver.token_file, create=True)
+        self.spool = spool.Spool.open(config.spool_dir)
+        self.ledger = lake.Lake.open(config.ledger_dir)
+        for finding in (*self.spool.repairs, *self.ledger.repairs):
+            log.warning("start-up repair: %s", finding)
+        self.knowledge = run.load_knowledge(config.apis, config.prices, cache=config.state_dir / "cache")
+        self._note_knowledge()
+        self.seen_files = self._watched()
+        self.pipeline = run.Pipeline(
+            self.ledger, run.correlate_settings(config), node=config.node, privacy=config.privacy.client_addresses
+        )
+        self.session = self._next_session()
+        self.probe: probing.Probe | None = None
+        self._first_probe_try = threading.Event()
+        self._compaction: subprocess.Popen[bytes] | None = None
+        self.receiver_url = ""
+        self.web_url = ""
+
+    # -- start and stop -------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Run until SIGTERM or SIGINT; then drain and leave nothing attached."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, done.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        app = receiver.make_app(self._receiver_options(), self.spool)
+        runners = []
+        try:
+            runner, self.receiver_url = await _listen(app, self.config.receiver.listen)
+            runners.append(runner)
+            runner, self.web_url = await _listen(pages.make_app(self.status), self.config.web)
+            runners.append(runner)
+            self.app = app
+            threads = [threading.Thread(target=self._probe_loop, name="probe", daemon=True)]
+            threads.append(threading.Thread(target=self._step_loop, name="steps", daemon=True))
+            for thread in threads:
+                thread.start()
+            await asyncio.to_thread(self._first_probe_try.wait)
+            self._announce()
+            await done.wait()
+        finally:
+            if runners:
+                await runners[0].cleanup()
+            self.stop_probe.set()
+            if runners:
+                await asyncio.to_thread(threads[0].join)
+                self.stopping.set()
+                await asyncio.to_thread(threads[1].join)
+            for runner in runners[1:]:
+                await runner.cleanup()
+            self.close()
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._compaction is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._compaction.wait(timeout=30)
+        self.spool.close()
+        self.ledger.close()
+
+    def _announce(self) -> None:
+        import orjson
+
+        line = {"ready": True, "receiver": self.receiver_url, "probe": self.shared.probe_state, "pid": os.getpid()}
+        line["web"] = self.web_url
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+        sys.stdout.flush()
+
+    def _receiver_options(self) -> Any:
+        settings = self.config.receiver
+        return receiver.Options(
+            token=self.token,
+            max_body_bytes=settings.max_body_bytes,
+            max_lines_per_batch=settings.max_lines_per_batch,
+            max_batches_per_s=settings.max_batches_per_s,
+            max_path_bytes=settings.max_path_bytes,
+        )
+
+    def _next_session(self) -> int:
+        """A number for this run's probe session, so that a flow of an earlier one is never continued."""
+        path = self.config.state_dir / "session"
+        try:
+            last = int(path.read_text())
+        except (OSError, ValueError):
+            last = 0
+        path.write_text(f"{last + 1}\n")
+        return (last + 1) % (1 << (64 - SESSION_SHIFT))
+
+    # -- the probe's thread ---------------------------------------------------------------------
+
+    def _probe_loop(self) -> None:
+        """Attach, read, seal; attach again after the gateway's cgroup has gone."""
+        if not self.config.probe.enabled:
+            self.shared.probe_state = "off: probe.enabled is false"
+            self._first_probe_try.set()
+            return
+        while not self.stop_probe.is_set():
+            try:
+                self.probe = probing.Probe.open(self._probe_options())
+            except probing.ProbeError as error:
+                self._probe_off(str(error))
+                self._first_probe_try.set()
+                self.stop_probe.wait(RETRY_PROBE_S)
+                continue
+            self.shared.probe_state = "attached"
+            self.shared.problems.pop("probe", None)
+            self._drop_privileges()
+            self._first_probe_try.set()
+            try:
+                self._read_until_stopped(self.probe)
+            except probing.ProbeError as error:
+                self._probe_off(str(error))
+            finally:
+                self.probe.close()
+                self.probe = None
+
+    def _probe_off(self, reason: str) -> None:
+        state = f"off: {reason}"
+        if self.shared.probe_state != state:
+            log.warning("probe %s; usage lines go on, their bytes are marked as app bytes", state)
+        self.shared.probe_state = state
+        self.shared.problems["probe"] = f"the probe is {state}"
+
+    def _read_until_stopped(self, probe: probing.Probe) -> None:
+        waiting: list[pa.Table] = []
+        before = dict.fromkeys(probe.losses(), 0)
+        sealed_s = time.monotonic()
+        try:
+            while not self.stop_probe.wait(PROBE_READ_S):
+                waiting.append(probe.read())
+                if time.monotonic() - sealed_s >= SEAL_S:
+                    sealed_s = time.monotonic()
+                    before = self._seal(probe, waiting, before)
+        finally:
+            waiting.append(probe.read())
+            self._seal(probe, waiting, before)
+
+    def _seal(self, probe: probing.Probe, waiting: list[pa.Table], before: dict[str, int]) -> dict[str, int]:
+        """Make what was read durable; on a full disk it stays in memory for the next try."""
+        losses = probe.losses()
+        flows = pa.concat_tables(waiting) if waiting else records.empty(records.FLOW)
+        if flows.num_rows:
+            salted = records.numbers(flows, "flow").astype(np.uint64) | np.uint64(self.session << SESSION_SHIFT)
+            flows = flows.set_column(0, "flow", pa.array(salted))
+        new = {name: value - before.get(name, 0) for name, value in losses.items() if name in COUNTED_LOSSES}
+        try:
+            self.spool.add_flows(flows, losses=new, clock=clock_now())
+        except OSError as error:
+            self.shared.failures["disk"] = f"flow snapshots cannot be made durable: {error}"
+            return before
+        self.shared.failures.pop("disk", None)
+        self.shared.flow_rows += flows.num_rows
+        waiting.clear()
+        return losses
+
+    def _probe_options(self) -> probing.Options:
+        settings = self.config.probe
+        listen = self.config.receiver.listen.rpartition(":")[2]
+        control = [*settings.control_ports, *([int(listen)] if listen.isdigit() else [])]
+        if self.receiver_url.startswith("http:"):
+            control.append(int(self.receiver_url.rpartition(":")[2]))
+        cgroup = Path(settings.cgroup) if settings.cgroup else None
+        if cgroup is None:
+            cgroup = probing.find_gateway_cgroup(ports=settings.gateway_ports, pid_file=settings.pid_file)
+        return probing.Options(
+            cgroup=cgroup,
+            gateway_ports=settings.gateway_ports,
+            control_ports=tuple(sorted({port for port in control if port})),
+            map_entries=settings.map_entries,
+            ring_bytes=settings.ring_bytes,
+            sweep_s=settings.sweep_s,
+            loader_python=settings.loader_python,
+        )
+
+    def _drop_privileges(self) -> None:
+        """Become the configured user: what needed root is done, and the kernel side needs none any more.
+
+        A gateway that comes back in a new cgroup needs the loader again: the daemon then ends, and its
+        supervisor starts it anew.
+        """
+        name = self.config.run_as
+        if not name or os.geteuid() != 0:
+            return
+        user = pwd.getpwnam(name)
+        for path in (self.config.state_dir, *self.config.state_dir.rglob("*")):
+            with contextlib.suppress(OSError):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        os.setgroups([])
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self stays readable
+        log.info("running as %s, without capabilities", name)
+
+    # -- the steps' thread ----------------------------------------------------------------------
+
+    def _step_loop(self) -> None:
+        """A correlation step every `step_s`, and housekeeping in between."""
+        housekept_s = compacted_s = time.monotonic()
+        while not self.stopping.wait(self.config.correlate.step_s):
+            self._guarded("ledger", self._step)
+            now_s = time.monotonic()
+            if now_s - housekept_s >= HOUSEKEEPING_S:
+                housekept_s = now_s
+                self._guarded("housekeeping", self._housekeeping)
+            if now_s - compacted_s >= COMPACT_S:
+                compacted_s = now_s
+                self._guarded("compaction", self._compact)
+        self._guarded("ledger", self._step)
+
+    def _guarded(self, part: str, work: Any) -> None:
+        """Run a part; what goes wrong is shown and tried again, and never ends the daemon."""
+        try:
+            work()
+        except Exception as error:
+            if part not in self.shared.failures:
+                log.exception("%s: %s", part, error)
+            self.shared.failures[part] = f"{part}: {type(error).__name__}: {error}"
+        else:
+            self.shared.failures.pop(part, None)
+
+    def _step(self) -> None:
+        started = time.monotonic()
+        sealed = self.spool.sealed()
+        consumed = self.ledger.consumed([ref.id for ref in sealed])
+        self.spool.drop([ref for ref in sealed if ref.id in consumed])
+        fresh = [ref for ref in sealed if ref.id not in consumed]
+        # A bounded step: after a long stop the backlog is taken in pieces.
+        taken: list[Any] = []
+        rows = 0
+        for ref in fresh:
+            if taken and rows + ref.rows > MAX_STEP_ROWS:
+                break
+            taken.append(ref)
+            rows += ref.rows
+        flows, lines, completeness = self.spool.read(taken)
+        if self.config.record_dir is not None:
+            _record(self.config.record_dir, flows, lines)
+        clock = clock_now()
+        outcome = self.pipeline.step(
+            self.knowledge,
+            flows,
+            lines,
+            completeness,
+            inputs=[ref.id for ref in taken],
+            clock=clock,
+            now_mono_ns=clock.mono_ns if len(taken) == len(fresh) else _latest(flows, lines, clock.mono_ns),
+        )
+        self.spool.drop(taken)
+        self.shared.calls.update(outcome.calls_by_api)
+        self.shared.step_counts.update(outcome.counts)
+        self.shared.steps += 1
+        self.shared.step_seconds += time.monotonic() - started
+
+    def _housekeeping(self) -> None:
+        receiver.pick_up(self.config.receiver.exit_spool_dir, self.spool)
+        files = self._watched()
+        if files != self.seen_files:
+            self.seen_files = files
+            self._reload()
+
+    def _compact(self) -> None:
+        """Merge small segments and apply retention in a process of its own, one at a time."""
+        if self._compaction is not None and self._compaction.poll() is None:
+            return
+        keep = self.config.store
+        command = [sys.executable, "-m", "apicost.store.compact", str(self.config.ledger_dir)]
+        command += ["--exchange-days", str(keep.exchange_days), "--minute-days", str(keep.minute_days)]
+        command += ["--hour-days", str(keep.hour_days)]
+        self._compaction = subprocess.Popen(command)
+
+    # -- configuration while running ------------------------------------------------------------
+
+    def _watched(self) -> dict[str, tuple[int, int]]:
+        files = [Path(self.config.file)] if self.config.file else []
+        files += [self.config.prices] if self.config.prices else []
+        files += [document for api in self.config.apis for document in api.documents]
+        found = {}
+        for path in files:
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                found[str(path)] = (stat.st_mtime_ns, stat.st_size)
+        return found
+
+    def _reload_soon(self) -> None:
+        self.seen_files = {}
+
+    def _reload(self) -> None:
+        """Take new documents, prices and bindings; keep the last good ones where the new are bad."""
+        try:
+            config = configuration.load(self.config.file) if self.config.file else self.config
+            knowledge = run.load_knowledge(config.apis, config.prices, cache=config.state_dir / "cache")
+        except InputError as error:
+            first = str(error.problems[0]).splitlines()[0]
+            self.shared.problems["configuration"] = f"the last good configuration is kept: {first}"
+            log.error("configuration not taken, the last good one is kept:\n%s", error)
+            return
+        self.knowledge = knowledge
+        self.config = config
+        self.shared.problems.pop("configuration", None)
+        self._note_knowledge()
+        log.info("configuration taken: %d operations", knowledge.operations)
+
+    def _note_knowledge(self) -> None:
+        problems = self.knowledge.problems
+        if problems:
+            first = str(problems[0]).splitlines()[0]
+            self.shared.problems["documents"] = f"{len(problems)} problem(s) in OpenAPI documents, first: {first}"
+            for problem in problems:
+                log.warning("%s", problem)
+        else:
+            self.shared.problems.pop("documents", None)
+
+    # -- what the pages show --------------------------------------------------------------------
+
+    def status(self) -> pages.Status:
+        """Called by the event loop for every look at a page."""
+        counters: dict[str, float] = {f"receiver_{k}": v for k, v in receiver.counters(self.app).items()}
+        counters |= {f"step_{k}": v for k, v in self.shared.step_counts.items()}
+        counters["steps"] = self.shared.steps
+        counters["step_seconds"] = self.shared.step_seconds
+        counters["flow_snapshots"] = self.shared.flow_rows
+        gauges: dict[str, float] = {"probe_attached": float(self.shared.probe_state == "attached")}
+        probe = self.probe
+        if probe is not None:
+            for name, value in probe.losses().items():
+                (counters if name in COUNTED_LOSSES else gauges)[f"probe_{name}"] = value
+        gauges["resident_bytes"] = _resident_bytes()
+        gauges["spool_segments"] = len(self.spool.sealed())
+        return pages.Status(
+            node=self.config.node,
+            failures=tuple(self.shared.failures.values()),
+            problems=tuple(self.shared.problems.values()),
+            facts=(
+                ("version", __version__),
+                ("probe", self.shared.probe_state),
+                ("receiver", self.receiver_url),
+                ("ledger", str(self.config.ledger_dir)),
+                ("operations known", f"{self.knowledge.operations:,}"),
+            ),
+            counters=counters,
+            gauges=gauges,
+            api_calls=dict(self.shared.calls),
+        )
+
+
+MAX_STEP_ROWS = 400_000
+COUNTED_LOSSES = frozenset(
+    {"ring_lost", "overflow_in_bytes", "overflow_out_bytes", "no_socket_in_bytes", "no_socket_out_bytes"}
+)
+
+
+def _latest(flows: pa.Table, lines: pa.Table, fallback: int) -> int:
+    """The newest time in a partial backlog: waits must not run out for what is still to be read."""
+    newest = 0
+    if flows.num_rows:
+        newest = int(records.numbers(flows, "last_mono_ns").max())
+    if lines.num_rows:
+        newest = max(newest, int(records.numbers(lines, "log_mono_ns").max()))
+    return min(newest or fallback, fallback)
+
+
+def _record(folder: Path, flows: pa.Table, lines: pa.Table) -> None:
+    from apicost.ingest import replay
+
+    replay.record(folder, flows, lines, clock_now())
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
+
+
+async def _listen(app: web.Application, where: str) -> tuple[web.AppRunner, str]:
+    """Serve an application on HOST:PORT (port 0: any free one) or unix:PATH; returns where it is."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        if where.startswith("unix:"):
+            path = where.removeprefix("unix:")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            await web.UnixSite(runner, path).start()
+            return runner, where
+        host, _, port = where.rpartition(":")
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise OSError(
+            f"cannot listen on {where}: {error.strerror or error}; name a free address in apicost.yaml"
+        ) from None
+    return runner, f"http://{host}:{runner.addresses[0][1]}"

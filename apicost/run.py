@@ -1,0 +1,162 @@
+"""The one place where stages are wired: what comes in becomes what the ledger keeps.
+
+    FLOW, LINE -> correlate -> JOINED -> match -> EXCHANGE -> meter -> USAGE -> ledger
+
+A step is the unit of exactly-once: its inputs are named, and the ledger marks them as consumed in the
+transaction that adds what came of them. The daemon and `apicost replay` run the same steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from apicost.catalog import openapi, prices
+from apicost.config import ApiSettings, Config
+from apicost.core import correlate, match, meter, records
+from apicost.core.clock import Clock
+from apicost.core.scopes import Scopes
+from apicost.ingest import replay as recording
+from apicost.problems import Problem
+from apicost.store import lake
+
+NANOSECONDS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What people wrote: documents and price book, compiled; replaced whole on reload."""
+
+    index: match.Index
+    scopes: Scopes
+    problems: tuple[Problem, ...] = ()
+    operations: int = 0
+
+
+def load_knowledge(apis: Sequence[ApiSettings], price_file: Path | None, cache: Path | None = None) -> Knowledge:
+    """Compile the OpenAPI documents and read the price book's scopes.
+
+    A bad document is among `problems` and leaves the others working.
+    Raises InputError for a price book that can't be read: scopes must not silently be "unknown".
+    """
+    catalog = openapi.load_apis([_source(api) for api in apis], cache_dir=cache)
+    scopes = Scopes(())
+    if price_file is not None:
+        scopes = Scopes(prices.load(price_file).scopes)
+    return Knowledge(catalog.index, scopes, tuple(catalog.problems), len(catalog.operations))
+
+
+def _source(api: ApiSettings) -> openapi.ApiSource:
+    return openapi.ApiSource(**{name: getattr(api, name) for name in openapi.ApiSource.__dataclass_fields__})
+
+
+@dataclass(slots=True)
+class StepCounts:
+    """What one step did, for metrics and logs."""
+
+    exchanges: int = 0
+    calls_by_api: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Runs steps into one ledger. Not thread-safe: one step at a time."""
+
+    def __init__(
+        self, ledger: lake.Lake, settings: correlate.Settings, *, node: str, privacy: str = "full"
+    ) -> None:
+        self.ledger = ledger
+        self.settings = settings
+        self.node = node
+        self.privacy = privacy
+        self.carry = correlate.Carry.from_tables(ledger.carry())
+
+    def step(
+        self,
+        knowledge: Knowledge,
+        flows: pa.Table,
+        lines: pa.Table,
+        completeness: pa.Table,
+        *,
+        inputs: Sequence[str],
+        clock: Clock,
+        now_mono_ns: int,
+        final: bool = False,
+    ) -> StepCounts:
+        """Correlate, name, meter and commit.
+
+        inputs: identities of what `flows`, `lines` and `completeness` hold; committed with the outcome.
+        Raises OSError where the ledger can't be written: the carry stays as it was, the step can be
+        repeated with the same inputs.
+        """
+        step = correlate.correlate(
+            self.carry, flows, lines, clock=clock, now_mono_ns=now_mono_ns, settings=self.settings, final=final
+        )
+        named = match.name_exchanges(step.exchanges, knowledge.index, node=self.node)
+        usage = meter.meter(named, knowledge.scopes)
+        stored = lake.with_privacy(named, self.privacy)
+        self.ledger.commit(
+            inputs=list(inputs),
+            outputs={"exchanges": stored, "usage": usage, "completeness": completeness},
+            carry=step.carry.to_tables(),
+        )
+        self.carry = step.carry
+        return _counts(named, step.counts)
+
+
+def _counts(named: pa.Table, counts: Mapping[str, int]) -> StepCounts:
+    """Calls by API; the empty name is what no API claims."""
+    kinds = records.numbers(named, "kind")
+    code, values = records.codes(named, "api")
+    calls: dict[str, int] = {}
+    for number, value in enumerate(["", *values], start=-1):
+        count = int(((code == number) & (kinds == records.RowKind.EXCHANGE)).sum())
+        if count:
+            calls[value] = count
+    return StepCounts(exchanges=sum(calls.values()), calls_by_api=calls, counts=dict(counts))
+
+
+def correlate_settings(config: Config) -> correlate.Settings:
+    """The configuration's waits, in nanoseconds."""
+    return correlate.Settings(
+        line_wait_ns=int(config.correlate.line_wait_s * NANOSECONDS),
+        flow_wait_ns=int(config.correlate.flow_wait_s * NANOSECONDS),
+    )
+
+
+def replay(folder: Path, ledger_folder: Path, config: Config, *, steps: int = 1) -> StepCounts:
+    """A recorded run through the pipeline, cut by time into `steps` steps and flushed at the end.
+
+    The same recording gives the same ledger content, whatever the number of steps. A recording that this
+    ledger already holds is not counted again.
+    Raises InputError where the recording can't be read.
+    """
+    recorded = recording.load(folder)
+    knowledge = load_knowledge(config.apis, config.prices)
+    total = StepCounts()
+    with contextlib.closing(lake.Lake.open(ledger_folder)) as ledger:
+        if ledger.consumed([f"replay-{recorded.identity}-last"]):
+            return total
+        pipeline = Pipeline(
+            ledger, correlate_settings(config), node=config.node, privacy=config.privacy.client_addresses
+        )
+        for number, (flows, lines, now_mono_ns) in enumerate(recorded.cut(steps)):
+            last = number == steps - 1
+            outcome = pipeline.step(
+                knowledge,
+                flows,
+                lines,
+                recorded.completeness if last else records.empty(records.COMPLETENESS),
+                inputs=[f"replay-{recorded.identity}-{'last' if last else number}"],
+                clock=recorded.clock,
+                now_mono_ns=now_mono_ns,
+                final=last,
+            )
+            total.exchanges += outcome.exchanges
+            for name, count in outcome.counts.items():
+                total.counts[name] = total.counts.get(name, 0) + count
+    return total
