@@ -35,7 +35,7 @@ def main():
     figures["usage_rows_of_the_large_batch"] = usage.num_rows
     figures["merge_rows_per_cpu_s"] = round(2 * usage.num_rows / best_cpu_s(lambda: merge([usage, usage])))
     rng = np.random.default_rng(1)
-    wide = Scopes.of([(f"zone{i % 7}", [f"10.{i // 256}.{i % 256}.0/24"]) for i in range(2_000)])
+    wide = Scopes([(f"zone{i % 7}", [f"10.{i // 256}.{i % 256}.0/24"]) for i in range(2_000)])
     lo = rng.integers(0, 1 << 24, 1_000_000).astype(np.uint64) + np.uint64((0xFFFF << 32) + (10 << 24))
     hi = np.zeros(len(lo), np.uint64)
     figures["scope_addresses_per_cpu_s_2000_networks"] = round(len(lo) / best_cpu_s(lambda: wide.classify(hi, lo)))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import bisect
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -24,48 +23,38 @@ _MAPPED_END = _MAPPED + (1 << 32)
 _HALF = 1 << 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scopes:
     """An ordered list of named networks, compiled for classifying addresses by the million.
 
     names: the scopes in order, without repeats; `UNKNOWN` stands last.
     """
 
-    names: tuple[str, ...] = (UNKNOWN,)
-    # From each start (lower, upper half) on, `_names_at` says the scope, up to the next start.
-    # One table for addresses whose upper half is zero (IPv4 among them), one for all others.
-    _low_starts: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64), repr=False)
-    _low_scopes: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(1, np.int32), repr=False)
-    _high_starts: npt.NDArray[np.bytes_] = field(default_factory=lambda: np.array([b"\0" * 16], "S16"), repr=False)
-    _high_scopes: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(1, np.int32), repr=False)
+    __slots__ = ("_high_scopes", "_high_starts", "_low_scopes", "_low_starts", "names")
 
-    @classmethod
-    def of(cls, rules: Iterable[tuple[str, Iterable[str]]] = ()) -> Scopes:
+    def __init__(self, rules: Iterable[tuple[str, Iterable[str]]] = ()) -> None:
         """Compile (name, networks) pairs; a name may stand more than once.
 
         networks: CIDR text such as "10.0.0.0/8", "2001:db8::/32" or a single address.
         Raises ValueError quoting a network that is none, host bits included.
         """
         names: list[str] = []
-        layers: list[tuple[int, int, int]] = []
+        layers: list[tuple[int, int, str]] = []
         for name, networks in rules:
             if name != UNKNOWN and name not in names:
                 names.append(name)
-            for text in networks:
-                layers += [(start, end, _position(names, name)) for start, end in _ranges(text)]
-        names.append(UNKNOWN)
-        unknown = len(names) - 1
-        starts, scopes = _flatten([(s, e, unknown if n < 0 else n) for s, e, n in layers], unknown)
-        low = [(s, n) for s, n in zip(starts, scopes, strict=True) if s < _HALF]
-        # The upper table begins with the scope that is in force where the lower one ends.
-        high = [(_HALF, low[-1][1]), *((s, n) for s, n in zip(starts, scopes, strict=True) if s >= _HALF)]
-        return cls(
-            names=tuple(names),
-            _low_starts=np.array([s for s, _ in low], np.uint64),
-            _low_scopes=np.array([n for _, n in low], np.int32),
-            _high_starts=np.array([s.to_bytes(16, "big") for s, _ in high], "S16"),
-            _high_scopes=np.array([n for _, n in high], np.int32),
-        )
+            layers += [(start, end, name) for text in networks for start, end in _ranges(text)]
+        self.names = (*names, UNKNOWN)
+        place = {name: at for at, name in enumerate(self.names)}
+        starts, owners = _flatten(layers)
+        scopes = [place[owner] for owner in owners]
+        # From each start on, the scope beside it holds, up to the next start. One table for addresses
+        # whose upper half is zero (IPv4 among them), searched as integers, and one for all others, which
+        # begins with the scope that is in force where the first ends.
+        split = bisect.bisect_left(starts, _HALF)
+        self._low_starts = np.array(starts[:split], np.uint64)
+        self._low_scopes = np.array(scopes[:split], np.int32)
+        self._high_starts = np.array([s.to_bytes(16, "big") for s in [_HALF, *starts[split:]]], "S16")
+        self._high_scopes = np.array([scopes[split - 1], *scopes[split:]], np.int32)
 
     def classify(self, hi: npt.NDArray[np.generic], lo: npt.NDArray[np.generic]) -> npt.NDArray[np.int32]:
         """Positions in `names`, one per address; an address of all zeros is not known, so UNKNOWN.
@@ -85,10 +74,6 @@ class Scopes:
         return found
 
 
-def _position(names: list[str], name: str) -> int:
-    return names.index(name) if name in names else -1
-
-
 def _ranges(text: str) -> list[tuple[int, int]]:
     """The half-open ranges of 128-bit addresses that a network means."""
     network = ipaddress.ip_network(text)
@@ -101,15 +86,15 @@ def _ranges(text: str) -> list[tuple[int, int]]:
     return [(start, end)]
 
 
-def _flatten(layers: list[tuple[int, int, int]], unknown: int) -> tuple[list[int], list[int]]:
-    """Disjoint ranges from overlapping ones: the earliest layer wins. Starts and what holds from there."""
-    edges = sorted({0, *(e for s, t, _ in layers for e in (s, t) if e < 1 << 128)})
-    owner = [unknown] * len(edges)
+def _flatten(layers: list[tuple[int, int, str]]) -> tuple[list[int], list[str]]:
+    """Disjoint ranges from overlapping ones, the earliest layer winning: starts and who holds from there."""
+    edges = sorted({0, *(edge for start, end, _ in layers for edge in (start, end) if edge < 1 << 128)})
+    owners = [UNKNOWN] * len(edges)
     free = list(range(len(edges)))  # edges that no earlier layer has taken, in order
     for start, end, name in layers:
         first = bisect.bisect_left(free, bisect.bisect_left(edges, start))
         last = bisect.bisect_left(free, bisect.bisect_left(edges, end))
         for at in free[first:last]:
-            owner[at] = name
+            owners[at] = name
         del free[first:last]
-    return edges, owner
+    return edges, owners

@@ -25,9 +25,10 @@ import pyarrow as pa
 from apicost.core import records
 from apicost.store import retention, segments
 from apicost.store.catalogue import COMPACT_LOCK, WRITER_LOCK, Catalogue, LedgerError, Segment, add, lock
+from apicost.store.privacy import address_key, with_privacy
 from apicost.store.segments import Damage
 
-__all__ = ["Commit", "Lake", "LedgerError", "Repair"]
+__all__ = ["Commit", "Lake", "LedgerError", "Repair", "with_privacy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,11 @@ class Lake:
             lake = cls(catalogue, stack.pop_all(), clock)
             lake.repaired = lake.repair()
             return lake
+
+    @property
+    def repairs(self) -> tuple[str, ...]:
+        """What opening it found, as sentences."""
+        return tuple(str(self.repaired).splitlines())
 
     def close(self) -> None:
         self._lease.close()
@@ -190,6 +196,10 @@ class Lake:
         """Read every live segment and compare it with what was written; slow."""
         found = (segments.damage(self.folder, s, whole=True) for s in self._catalogue.segments())
         return [damage for damage in found if damage]
+
+    def with_privacy(self, exchanges: pa.Table, choice: str) -> pa.Table:
+        """Exchanges as they may be stored: `privacy.with_privacy` under this ledger's own key."""
+        return with_privacy(exchanges, choice, key=address_key(self.folder) if choice == "hash" else b"")
 
     def retire(self, *, exchange_days: int, minute_days: int, hour_days: int) -> retention.Retired:
         """Take out what is older than the given numbers of days, and free what nobody reads any more."""

@@ -11,7 +11,7 @@ from apicost.core.records import Confidence, Role, RowKind
 from apicost.core.scopes import Scopes
 
 NOON = 1_794_052_800  # 2026-11-07T12:00:00Z
-SCOPES = Scopes.of([("office", ["10.0.0.0/8"]), ("internet", ["0.0.0.0/0", "::/0"])])
+SCOPES = Scopes([("office", ["10.0.0.0/8"]), ("internet", ["0.0.0.0/0", "::/0"])])
 
 
 def halves(address: str) -> tuple[int, int]:
@@ -139,9 +139,7 @@ def many(count: int, *, seed: int = 1, groups: int = 2_000, seconds: int = 120) 
     name_by("consumer", consumer, [f"consumer{i}" for i in range(groups // 120 + 1)])
     name_by("host", np.zeros(count), ["api.example.com"])
     name_by("path", operation, [f"/v1/{o}/7" for o in operations])
-    return pa.Table.from_arrays(
-        [columns[c.name] for c in records.EXCHANGE], schema=records.schema(records.EXCHANGE)
-    )
+    return pa.Table.from_arrays([columns[c.name] for c in records.EXCHANGE], schema=records.schema(records.EXCHANGE))
 
 
 _bytes = st.integers(0, 1 << 45)
