@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// What the kernel side and user space agree on: the layout of a flow and of a loss slot.
+//
+// Rules of this file:
+// - `apicost/ingest/wire.py` states the same layout as NumPy dtypes; tests/wire/test_layout.py compiles
+//   this file and compares every offset. Change both, then WIRE_VERSION.
+// - Addresses are in network order as two halves, IPv4 mapped into IPv6 (::ffff:a.b.c.d).
+//   Ports are in host order. Times are CLOCK_MONOTONIC nanoseconds. 0 is "none so far".
+// - All counters are cumulative since the flow began.
+#ifndef APICOST_FLOW_EVENTS_H
+#define APICOST_FLOW_EVENTS_H
+
+#include <linux/types.h>
+
+#define WIRE_VERSION 1
+
+// Sizes that the loader may override with -D.
+#ifndef FLOW_ENTRIES
+#define FLOW_ENTRIES 65536 // 224 B + 64 B of the kernel's own each = 18 MiB
+#endif
+#ifndef HANDSHAKE_ENTRIES
+#define HANDSHAKE_ENTRIES 16384
+#endif
+#ifndef RING_PAGES
+#define RING_PAGES 2048 // 4 KiB each = 8 MiB, 36,157 records
+#endif
+
+enum flow_role { ROLE_UNKNOWN = 0, ROLE_DOWNSTREAM = 1, ROLE_UPSTREAM = 2 };
+
+enum flow_kind {
+    KIND_LIVE = 0, // a flow in the table
+    KIND_TURN = 1, // a record in the ring: the next turn began
+};
+
+// One direction of a flow, as the gateway sees it.
+struct direction {
+    __u64 wire_bytes;        // IP packet lengths as segmented on the wire
+    __u64 packets;           // segments on the wire
+    __u64 payload_bytes;     // how far the stream advanced: bytes beyond the highest sequence end
+    __u64 resent_bytes;      // payload that had been sent before
+    __u64 turn_first_ns;     // first new payload of the turn that is open; 0 none
+    __u64 turn_last_ns;      // last one
+    __u32 resent_packets;    // segments with nothing but payload sent before
+    __u32 sequence_end;      // highest sequence end so far; meaningless until `sequenced`
+    __u32 hole_bytes;        // passed over by sequence_end and not seen yet: lost before the gateway
+    __u8 sequenced;          // 1 once sequence_end is known
+    __u8 tcp_flags;          // all flags seen, or-ed
+    __u8 ttl_min;            // hop limit for IPv6; 0 none seen
+    __u8 ttl_max;
+};
+
+// A connection (or a UDP peer of one socket), from its first packet on.
+struct flow_event {
+    __u64 flow;              // socket cookie; UDP: bit 63 set and a mix of cookie and peer
+    __u64 seq;               // number of this ring record, from 1; gaps are records lost
+    __u64 local[2];
+    __u64 peer[2];
+    __u16 local_port;
+    __u16 peer_port;
+    __u8 protocol;           // IANA: 6 TCP, 17 UDP
+    __u8 role;               // enum flow_role
+    __u8 kind;               // enum flow_kind
+    __u8 answered;           // 1 once payload went towards the requesting side in this turn
+    __u64 born_ns;
+    struct direction in;
+    struct direction out;
+    __u64 last_ns;           // last packet
+    __u64 closed_ns;         // when the socket went to CLOSE; packets may still follow (a reset)
+    __u32 turn;              // index of the open turn, from 0
+    __u32 srtt_us;           // smoothed round-trip time at the last look; 0 unknown
+    __u8 watched;            // 1: sock_ops will tell when this connection closes
+    __u8 close_state;        // TCP state it came from when it closed (kernel's numbering)
+    __u8 reserved[6];
+};
+
+// Who is shaking hands: the listener's packets are found by this and given to their connection.
+struct handshake_key {
+    __u64 local[2];
+    __u64 peer[2];
+    __u16 local_port;
+    __u16 peer_port;
+    __u32 zero;
+};
+
+// Bytes that belong to no flow, by reason, and what else was lost.
+struct slot {
+    __u64 in_wire_bytes;
+    __u64 out_wire_bytes;
+    __u64 in_payload_bytes;
+    __u64 out_payload_bytes;
+    __u64 in_packets;
+    __u64 out_packets;
+};
+
+enum slot_index {
+    SLOT_OVERFLOW = 0,       // the flow table is full
+    SLOT_HANDSHAKE = 1,      // the handshake table is full
+    SLOT_NO_SOCKET = 2,      // a packet without a socket cookie
+    SLOT_OTHER = 3,          // neither TCP nor UDP, or headers that don't parse
+    SLOT_RING = 4,           // in_packets: ring records written or tried; out_packets: lost
+    SLOTS = 5,
+};
+
+#endif
