@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import pwd
@@ -195,6 +194,10 @@ class Daemon:
                 self._read_until_stopped(self.probe)
             except probing.ProbeError as error:
                 self._probe_off(str(error))
+                if self.config.run_as and not self.stop_probe.is_set():
+                    # The loader's rights are gone: end, so that the supervisor starts anew with them.
+                    log.warning("ending, to be started again with the right to attach")
+                    os.kill(os.getpid(), signal.SIGTERM)
             finally:
                 self.probe.close()
                 self.probe = None
@@ -207,8 +210,9 @@ class Daemon:
         self.shared.problems["probe"] = f"the probe is {state}"
 
     def _read_until_stopped(self, probe: probing.Probe) -> None:
+        """Read and seal until the daemon stops or the gateway's cgroup goes; every flow then ends as it stands."""
         waiting: list[pa.Table] = []
-        before = dict.fromkeys(probe.losses(), 0)
+        before: dict[str, int] = {}
         sealed_s = time.monotonic()
         try:
             while not self.stop_probe.wait(PROBE_READ_S):
@@ -216,8 +220,11 @@ class Daemon:
                 if time.monotonic() - sealed_s >= SEAL_S:
                     sealed_s = time.monotonic()
                     before = self._seal(probe, waiting, before)
+                    gone = probe.stale()
+                    if gone:
+                        raise probing.ProbeError(gone, "the probe attaches again when the gateway is back")
         finally:
-            waiting.append(probe.read())
+            waiting.append(_ended(probe.read(final=True)))
             self._seal(probe, waiting, before)
 
     def _seal(self, probe: probing.Probe, waiting: list[pa.Table], before: dict[str, int]) -> dict[str, int]:
@@ -260,8 +267,7 @@ class Daemon:
     def _drop_privileges(self) -> None:
         """Become the configured user: what needed root is done, and the kernel side needs none any more.
 
-        A gateway that comes back in a new cgroup needs the loader again: the daemon then ends, and its
-        supervisor starts it anew.
+        A gateway that comes back in a new cgroup needs the loader again: see `_probe_loop`.
         """
         name = self.config.run_as
         if not name or os.geteuid() != 0:
@@ -270,10 +276,7 @@ class Daemon:
         for path in (self.config.state_dir, *self.config.state_dir.rglob("*")):
             with contextlib.suppress(OSError):
                 os.chown(path, user.pw_uid, user.pw_gid)
-        os.setgroups([])
-        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self stays readable
+        probing.drop_privileges(name)
         log.info("running as %s, without capabilities", name)
 
     # -- the steps' thread ----------------------------------------------------------------------
@@ -429,9 +432,23 @@ class Daemon:
 
 
 MAX_STEP_ROWS = 400_000
+# Losses that only grow while a probe is attached; the rest are levels.
 COUNTED_LOSSES = frozenset(
-    {"ring_lost", "overflow_in_bytes", "overflow_out_bytes", "no_socket_in_bytes", "no_socket_out_bytes"}
+    {"ring_lost", "ring_records", "timewait_closes"}
+    | {
+        f"{name}_{direction}_{unit}"
+        for name in ("overflow", "no_socket", "other")
+        for direction in ("in", "out")
+        for unit in ("bytes", "packets")
+    }
 )
+
+
+def _ended(flows: pa.Table) -> pa.Table:
+    """Flows as they stand at the probe's end: open ones end here, since nobody counts them any further."""
+    kinds = records.numbers(flows, "kind").copy()
+    kinds[kinds == records.SnapshotKind.OPEN] = records.SnapshotKind.CLOSED
+    return flows.set_column(flows.schema.get_field_index("kind"), "kind", pa.array(kinds, pa.uint8()))
 
 
 def _latest(flows: pa.Table, lines: pa.Table, fallback: int) -> int:

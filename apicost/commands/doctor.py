@@ -73,10 +73,17 @@ def _files() -> Iterator[Finding]:
 
 
 def _kernel(settings: config.Config) -> Iterator[Finding]:
-    from apicost.ingest import probe
+    from apicost.ingest import cgroups, probe
 
     bad = "bad" if settings.probe.enabled else "note"
-    for check, good, what, fix in probe.diagnose(loader_python=settings.probe.loader_python):
+    options = None
+    try:
+        where = Path(settings.probe.cgroup) if settings.probe.cgroup else None
+        found = where or cgroups.find_gateway_cgroup(settings.probe.gateway_ports, settings.probe.pid_file)
+        options = probe.Options(cgroup=found, loader_python=settings.probe.loader_python)
+    except cgroups.ProbeError as error:
+        yield Finding(check="kernel: the gateway's cgroup", state="note", what=error.reason, fix=error.fix)
+    for check, good, what, fix in probe.diagnose(options if settings.probe.enabled else None):
         yield Finding(check=f"kernel: {check}", state="good" if good else bad, what=what, fix="" if good else fix)
     if not settings.probe.enabled:
         yield Finding(
@@ -85,14 +92,6 @@ def _kernel(settings: config.Config) -> Iterator[Finding]:
             what="switched off by probe.enabled: bytes are the gateway's own counts, marked app-only",
             fix="set probe.enabled: true",
         )
-        return
-    try:
-        cgroup = settings.probe.cgroup or probe.find_gateway_cgroup(
-            ports=settings.probe.gateway_ports, pid_file=settings.probe.pid_file
-        )
-        yield Finding(check="kernel: the gateway's cgroup", state="good", what=str(cgroup))
-    except probe.ProbeError as error:
-        yield Finding(check="kernel: the gateway's cgroup", state="note", what=error.reason, fix=error.fix)
 
 
 def _places(settings: config.Config, configured: bool) -> Iterator[Finding]:
