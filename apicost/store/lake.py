@@ -48,9 +48,10 @@ class Repair:
     leftovers: tuple[str, ...] = ()
     damaged: tuple[Damage, ...] = ()
 
-    def __str__(self) -> str:
+    def findings(self) -> tuple[str, ...]:
+        """A sentence for each."""
         told = [f"{name}: left by an unfinished step, removed" for name in self.leftovers]
-        return "\n".join(told + [str(damage) for damage in self.damaged])
+        return (*told, *(str(damage) for damage in self.damaged))
 
 
 class Lake:
@@ -90,8 +91,8 @@ class Lake:
 
     @property
     def repairs(self) -> tuple[str, ...]:
-        """What opening it found, as sentences."""
-        return tuple(str(self.repaired).splitlines())
+        """What opening it found, a sentence for each."""
+        return self.repaired.findings()
 
     def close(self) -> None:
         self._lease.close()

@@ -1,0 +1,78 @@
+"""DuckDB, bounded and offline: the one place that knows its interface.
+
+It is for short-lived processes (a report, a compaction): it holds up to its memory limit, and the daemon has
+none to spare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+MEMORY_MB = 256
+THREADS = 2
+Error = duckdb.Error
+
+
+@contextlib.contextmanager
+def session(*, memory_mb: int = MEMORY_MB, threads: int = THREADS) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty in-memory database. What exceeds its memory goes to a temporary folder, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="apicost-duckdb-") as spill:
+        connection = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": f"{memory_mb}MB",
+                "threads": str(threads),
+                "temp_directory": spill,
+                # The order of rows is made here by sorting, never inherited.
+                "preserve_insertion_order": "false",
+                # Nothing is fetched from anywhere.
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+            },
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+@functools.cache
+def _queries() -> dict[str, str]:
+    text = Path(__file__).with_name("queries.sql").read_text()
+    found = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def query(name: str, **words: object) -> str:
+    """A query of queries.sql with its words filled in."""
+    return _queries()[name].format(**words)
+
+
+def batches(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> Iterator[pa.RecordBatch]:
+    """The rows of a query, a batch at a time."""
+    relation: Any = connection.sql(sql, params=list(values))
+    yield from relation.to_arrow_reader(1 << 16)
+
+
+def source(paths: Iterable[Path]) -> str:
+    """A table of Parquet files, for `from`."""
+    return f"read_parquet([{', '.join(quoted(str(path)) for path in paths)}])"
+
+
+def quoted(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def write(connection: duckdb.DuckDBPyConnection, sql: str, path: Path) -> None:
+    """The rows of a query as a Parquet file, in their order."""
+    connection.execute(f"copy ({sql}) to {quoted(str(path))} (format parquet, compression zstd, row_group_size 131072)")

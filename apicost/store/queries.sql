@@ -1,0 +1,51 @@
+-- Everything that is asked of the ledger in SQL. The words in braces are filled in by store/query.py and
+-- store/compact.py, from the column lists in core/records.py and checked names alone; values are parameters.
+--
+-- Rules of this file, so that the same text runs on DuckDB, ClickHouse and Spark:
+-- - integers are summed and cast back to 64 bits; there is no money here;
+-- - no alias that names an input column, no `with`, no date functions, no engine's own syntax.
+
+-- name: usage
+select {bucket} as bucket_unix_s, {keys} {sums}
+from {source}
+where minute_unix_s >= {start} and minute_unix_s < {end} {filter}
+group by {groups}
+
+-- name: completeness
+select metric, sum(value) as metric_value
+from {source}
+where minute_unix_s >= {start} and minute_unix_s < {end}
+group by metric
+order by metric
+
+-- name: completeness_by_minute
+select minute_unix_s, node, metric, cast(sum(value) as bigint) as metric_value
+from {source}
+group by minute_unix_s, node, metric
+order by minute_unix_s, node, metric
+
+-- name: exchanges
+select {columns}
+from {source}
+where ended_unix_ns >= {start_ns} and ended_unix_ns < {end_ns} {filter}
+order by
+    downstream_in_wire_bytes + downstream_out_wire_bytes + upstream_in_wire_bytes + upstream_out_wire_bytes desc,
+    ended_unix_ns, node, worker_started_unix_ms, worker_pid, line_no, kind
+limit {limit}
+
+-- name: rewrite_exchanges
+select {columns}
+from {source}
+order by api, consumer, ended_unix_ns, node, worker_started_unix_ms, worker_pid, line_no, kind
+
+-- name: rewrite_usage
+select {bucket} as bucket_unix_s, {keys} {sums}
+from {source}
+group by {groups}
+order by api, consumer, bucket_unix_s, {groups}
+
+-- name: control
+select cast(coalesce(sum({calls}), 0) as bigint) as control_calls,
+    cast(coalesce(sum({wire_bytes}), 0) as bigint) as control_wire_bytes,
+    count(*) as control_rows
+from {source}
