@@ -98,7 +98,7 @@ class Pipeline:
         )
         named = match.name_exchanges(step.exchanges, knowledge.index, node=self.node)
         usage = meter.meter(named, knowledge.scopes)
-        stored = lake.with_privacy(named, self.privacy)
+        stored = self.ledger.with_privacy(named, self.privacy)
         self.ledger.commit(
             inputs=list(inputs),
             outputs={"exchanges": stored, "usage": usage, "completeness": completeness},
