@@ -1,0 +1,215 @@
+--
+-- SPDX-License-Identifier: Apache-2.0
+--
+-- One usage line per finished request, in numbered batches, to the apicost receiver beside the gateway.
+--
+-- Rules of this plugin:
+-- - It reads and never changes a request. The access and header_filter phases only look at a clock;
+--   everything else happens in the log phase, after the response.
+-- - An error in it costs a line (counted, and a hole in the numbers), never a request.
+-- - Header values, query values and bodies never leave the gateway.
+-- - Memory is bounded: `max_queue_bytes` and a few bounded caches per worker.
+--
+local core   = require("apisix.core")
+local plugin = require("apisix.plugin")
+local line   = require("apisix.plugins.apicost-logger.line")
+local queue  = require("apisix.plugins.apicost-logger.queue")
+local pcall  = pcall
+local ipairs = ipairs
+local pairs  = pairs
+local type   = type
+local ngx    = ngx
+
+local plugin_name = "apicost-logger"
+
+
+-- There is one queue and one connection per worker, so nothing can be set by route.
+local schema = {
+    type = "object",
+    properties = {},
+}
+
+local header_name = {
+    type = "string",
+    pattern = "^[A-Za-z0-9_-]+$",
+    maxLength = 64,
+}
+
+local metadata_schema = {
+    type = "object",
+    properties = {
+        receiver = {
+            type = "string",
+            description = "where usage lines go: http://HOST:PORT, or unix:PATH of a socket",
+            pattern = [[^(http://[^/\s]+:[0-9]+|unix:/\S+)$]],
+            default = "http://127.0.0.1:9555",
+        },
+        token = {
+            type = "string",
+            description = "bearer token of the receiver; wins over token_file",
+            minLength = 1,
+            maxLength = 512,
+            pattern = "^[!-~]+$",
+        },
+        token_file = {
+            type = "string",
+            description = "file whose first line is the token; read again when the receiver refuses it",
+            default = "/etc/apicost/token",
+        },
+        node = {
+            type = "string",
+            description = "name of this gateway node; the host's name where absent",
+            minLength = 1,
+            maxLength = 128,
+        },
+        spool_dir = {
+            type = "string",
+            description = "folder for what is left when a worker stops; the sidecar picks it up",
+            default = "/var/spool/apicost",
+        },
+        batch_max_lines = {
+            type = "integer",
+            description = "a batch with so many lines is sent at once",
+            minimum = 1,
+            maximum = 10000,
+            default = 1000,
+        },
+        flush_interval = {
+            type = "number",
+            description = "seconds that a line waits at most for its batch to be sent",
+            minimum = 0.05,
+            maximum = 60,
+            default = 1,
+        },
+        max_queue_bytes = {
+            type = "integer",
+            description = "memory for unsent lines of one worker; beyond it new lines are dropped and counted",
+            minimum = 65536,
+            maximum = 1073741824,
+            default = 8388608,
+        },
+        timeout = {
+            type = "integer",
+            description = "milliseconds for each of connect, send and receive",
+            minimum = 1,
+            maximum = 60000,
+            default = 5000,
+        },
+        api_key_headers = {
+            type = "array",
+            description = "request headers that carry an API key; only their presence is sent",
+            items = header_name,
+            maxItems = 8,
+            default = {"apikey", "x-api-key"},
+        },
+        api_key_query = {
+            type = "array",
+            description = "query parameters that carry an API key; only their presence is sent",
+            items = header_name,
+            maxItems = 8,
+            default = {"apikey"},
+        },
+    },
+}
+
+
+local _M = {
+    version = 0.1,
+    priority = 398,
+    name = plugin_name,
+    schema = schema,
+    metadata_schema = metadata_schema,
+}
+
+
+function _M.check_schema(conf, schema_type)
+    if schema_type == core.schema.TYPE_METADATA then
+        return core.schema.check(metadata_schema, conf)
+    end
+
+    return core.schema.check(schema, conf)
+end
+
+
+-- What is in force: the schema's defaults, over them `plugin_attr` of config.yaml (this node),
+-- over them the plugin's metadata (all nodes, changes at run time).
+local in_force
+local from_metadata
+local from_attr
+
+local function settings()
+    local attr = _M.attr
+    local ok, metadata = pcall(plugin.plugin_metadata, plugin_name)
+    metadata = ok and metadata and metadata.value
+    if in_force and metadata == from_metadata and attr == from_attr then
+        return in_force
+    end
+
+    local merged = {}
+    for _, layer in ipairs({attr or {}, metadata or {}}) do
+        for key, value in pairs(layer) do
+            if metadata_schema.properties[key] then
+                merged[key] = value
+            end
+        end
+    end
+    local valid, err = core.schema.check(metadata_schema, merged)
+    if not valid then
+        core.log.error("apicost-logger: settings of plugin_attr and metadata refused, ",
+                       in_force and "the former ones stay" or "defaults are used", ": ", err)
+        merged = in_force or {}
+        core.schema.check(metadata_schema, merged)
+    end
+
+    from_metadata, from_attr, in_force = metadata, attr, merged
+    line.configure(merged)
+    return merged
+end
+
+
+-- APISIX calls this in every worker when the plugin is loaded, at a hot reload as well.
+function _M.init()
+    in_force = nil
+    queue.configure(settings, line)
+end
+
+
+-- At a hot reload lines go on: the queue outlives this module. At the worker's exit no timer runs
+-- and no socket opens any more, so what is left becomes a file.
+function _M.destroy()
+    local ok, err = pcall(ngx.get_phase() == "exit_worker" and queue.spool or queue.flush_soon)
+    if not ok then
+        core.log.error("apicost-logger: ", err)
+    end
+end
+
+
+function _M.access(conf, ctx)
+    if not ctx.apicost_access_us then
+        ctx.apicost_access_us = line.mono_us()
+    end
+end
+
+
+function _M.header_filter(conf, ctx)
+    if not ctx.apicost_header_us then
+        ctx.apicost_header_us = line.mono_us()
+    end
+end
+
+
+function _M.log(conf, ctx)
+    -- A global rule and a route may both have the plugin: a request is one line.
+    if ctx.apicost_logged then
+        return
+    end
+    ctx.apicost_logged = true
+
+    local ok, err = pcall(queue.add, ctx)
+    if not ok then
+        pcall(queue.failed, err)
+    end
+end
+
+
+return _M
