@@ -1,0 +1,259 @@
+"""OpenAPI documents read from disk: bounded, quick, and small in memory.
+
+Rules of this file:
+- JSON is read with everything skipped that names no operation (schemas, responses, examples): GitHub's 13 MB become
+  a few hundred KB without the rest ever being built. Where that is not enough (an unusual $ref, a wrong type),
+  the whole document is read instead.
+- YAML, and what must be read whole and is large, is for a process of its own (`extract.py` starts it).
+- Bounds hold on every path: bytes, depth, number of values.
+- Nothing is ever fetched. A $ref may lead to files below the folder of the document that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+import orjson
+import yaml
+
+from apicost import yamlfile
+from apicost.problems import InputError, Problem
+
+MAX_BYTES = 64 << 20  # GitHub's whole document is 13 MB
+MAX_FILES = 500  # that one document may refer to
+LINES_UP_TO_BYTES = 512 << 10  # larger documents give JSON pointers instead of lines: about 1 s/MB for lines
+
+
+class _Parameter(msgspec.Struct, omit_defaults=True):
+    ref: Any = msgspec.field(default=msgspec.UNSET, name="$ref")
+    name: Any = msgspec.UNSET
+    multi: Any = msgspec.field(default=msgspec.UNSET, name="x-multi-segment")
+
+
+class _Operation(msgspec.Struct, omit_defaults=True):
+    operationId: Any = msgspec.UNSET
+    deprecated: Any = msgspec.UNSET
+    tags: Any = msgspec.UNSET
+    servers: Any = msgspec.UNSET
+    parameters: list[_Parameter] | msgspec.UnsetType = msgspec.UNSET
+
+
+_Maybe = _Operation | msgspec.UnsetType
+
+
+class _PathItem(msgspec.Struct, omit_defaults=True):
+    ref: Any = msgspec.field(default=msgspec.UNSET, name="$ref")
+    servers: Any = msgspec.UNSET
+    parameters: list[_Parameter] | msgspec.UnsetType = msgspec.UNSET
+    get: _Maybe = msgspec.UNSET
+    put: _Maybe = msgspec.UNSET
+    post: _Maybe = msgspec.UNSET
+    delete: _Maybe = msgspec.UNSET
+    options: _Maybe = msgspec.UNSET
+    head: _Maybe = msgspec.UNSET
+    patch: _Maybe = msgspec.UNSET
+    trace: _Maybe = msgspec.UNSET
+    query: _Maybe = msgspec.UNSET
+    additionalOperations: dict[str, _Operation] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Components(msgspec.Struct, omit_defaults=True):
+    parameters: dict[str, _Parameter] | msgspec.UnsetType = msgspec.UNSET
+    pathItems: dict[str, _PathItem] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Info(msgspec.Struct, omit_defaults=True):
+    title: Any = msgspec.UNSET
+
+
+class _Document(msgspec.Struct, omit_defaults=True):
+    openapi: Any = msgspec.UNSET
+    swagger: Any = msgspec.UNSET
+    info: _Info | msgspec.UnsetType = msgspec.UNSET
+    servers: Any = msgspec.UNSET
+    host: Any = msgspec.UNSET
+    basePath: Any = msgspec.UNSET
+    paths: dict[str, _PathItem] | msgspec.UnsetType = msgspec.UNSET
+    components: _Components | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, _Parameter] | msgspec.UnsetType = msgspec.UNSET  # Swagger 2.0
+
+
+_DECODER = msgspec.json.Decoder(_Document)
+
+
+def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """A file's content. Raises InputError: not readable, not a regular file, too large."""
+    try:
+        if not path.is_file():
+            raise _problem(str(path), "is not a file", "name an OpenAPI document")
+        with open(path, "rb") as stream:
+            raw = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise _problem(str(path), f"cannot be read: {error.strerror}", "name a file that is readable") from None
+    if len(raw) > max_bytes:
+        raise _problem(str(path), f"is larger than {max_bytes} bytes", "split the document") from None
+    return raw
+
+
+def digest(raw: bytes) -> str:
+    """What tells one content from another."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def looks_like_json(raw: bytes) -> bool:
+    """Whether the content begins as a JSON object does."""
+    return raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+def pruned(raw: bytes) -> Any:
+    """What a JSON document says of operations, servers and parameter names, as plain data.
+
+    None where it must be read whole to say more: types are unusual, or it is not JSON.
+    """
+    try:
+        return msgspec.to_builtins(_DECODER.decode(raw.removeprefix(b"\xef\xbb\xbf")))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def whole(raw: bytes, name: str) -> Any:
+    """A document's data, JSON or YAML. Raises InputError with the place: syntax, bounds, duplicate keys."""
+    if looks_like_json(raw):
+        try:
+            return _bounded(orjson.loads(raw.removeprefix(b"\xef\xbb\xbf")), name)
+        except json.JSONDecodeError as error:
+            # A YAML document may begin with a brace too.
+            if name.endswith(".json"):
+                fact = f"is not valid JSON: {error.msg}"
+                raise _problem(f"{name}:{error.lineno}", fact, "mend the syntax here or just above") from None
+    if len(raw) <= LINES_UP_TO_BYTES:
+        return yamlfile.parse(raw, name).data
+    try:
+        return _bounded(yaml.load(raw, Loader=_Loader), name)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise _problem(place, f"is not valid YAML: {what}", "mend the syntax here or just above") from None
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise _problem(name, f"is not valid YAML: {error}", "write UTF-8 text, less deeply nested") from None
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """libyaml's speed, with what it leaves out: duplicate keys are errors, and dates stay text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the name and type are PyYAML's
+        first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        written = set()
+        for key, _ in node.value:
+            if key.value in written and key.value != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} stands twice in this mapping", key.start_mark
+                )
+            written.add(key.value if isinstance(key.value, str) else id(key))
+        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+
+
+def _bounded(data: Any, name: str) -> Any:
+    """The data, if it is not nested deeper than MAX_DEPTH. Shared parts (aliases) are looked at once."""
+    level, depth = [data], 0
+    seen: set[int] = set()
+    while level:
+        if depth > yamlfile.MAX_DEPTH:
+            raise _problem(name, f"is nested deeper than {yamlfile.MAX_DEPTH}", "nest less deeply")
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict | list) and id(value) not in seen:
+                seen.add(id(value))
+                below.extend(value.values() if isinstance(value, dict) else value)
+        level, depth = [v for v in below if isinstance(v, dict | list)], depth + 1
+    return data
+
+
+class Unresolved(Exception):
+    """A $ref that leads nowhere; the text says why, in words for a person."""
+
+
+class Resolver:
+    """Follows $ref within a document and to files below its folder, never further."""
+
+    def __init__(self, path: Path, data: Any) -> None:
+        self.folder = path.resolve().parent
+        self.root = path.resolve()
+        self.files: dict[Path, Any] = {self.root: data}
+        self.digests: dict[str, str] = {}  # of the other files, by path relative to the folder
+        self._bytes = 0
+
+    def follow(self, ref: str, source: Path) -> tuple[Any, Path]:
+        """What a reference in the file `source` stands for, and the file that holds it. Raises Unresolved."""
+        file, _, pointer = ref.partition("#")
+        if "://" in file or file.startswith("//"):
+            raise Unresolved("leads to another machine, and nothing is fetched")
+        target = self._file(unquote(file), source) if file else source
+        data = self.files[target]
+        for token in unquote(pointer).split("/")[1:]:
+            token = token.replace("~1", "/").replace("~0", "~")
+            try:
+                data = data[int(token)] if isinstance(data, list) else data[token]
+            except (KeyError, IndexError, ValueError, TypeError):
+                raise Unresolved("leads to nothing") from None
+        return data, target
+
+    def _file(self, name: str, source: Path) -> Path:
+        target = (source.parent / name).resolve()
+        if target in self.files:
+            return target
+        if not target.is_relative_to(self.folder):
+            raise Unresolved(f"leads out of the folder {str(self.folder)!r}")
+        if len(self.files) > MAX_FILES:
+            raise Unresolved(f"is one file more than {MAX_FILES}")
+        try:
+            raw = read_bytes(target, max_bytes=MAX_BYTES - self._bytes)
+            self.files[target] = whole(raw, str(target))
+        except InputError as error:
+            raise Unresolved(f"leads to a file that can't be used: {error.problems[0].fact}") from None
+        self._bytes += len(raw)
+        self.digests[str(target.relative_to(self.folder))] = digest(raw)
+        return target
+
+
+def place(path: Path, raw: bytes, pointer: tuple[str | int, ...]) -> str:
+    """FILE:LINE of a value, or FILE#POINTER where finding the line would take too long."""
+    if len(raw) <= LINES_UP_TO_BYTES:
+        try:
+            return yamlfile.parse(raw, str(path)).place(*pointer)
+        except InputError:
+            pass
+    return f"{path}#{json_pointer(pointer)}"
+
+
+def json_pointer(tokens: tuple[str | int, ...]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+def merged(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A mapping with its YAML merge key ("<<") worked in, as most writers of YAML expect."""
+    if "<<" not in mapping:
+        return mapping
+    sources = mapping["<<"] if isinstance(mapping["<<"], list) else [mapping["<<"]]
+    out: dict[str, Any] = {}
+    for source in reversed(sources):
+        if isinstance(source, Mapping):
+            out.update(source)
+    out.update({key: value for key, value in mapping.items() if key != "<<"})
+    return out
+
+
+def _problem(where: str, fact: str, fix: str) -> InputError:
+    return InputError([Problem(place=where, fact=fact, effect="the document is not used", fix=fix)])
