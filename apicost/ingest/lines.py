@@ -1,0 +1,448 @@
+"""The body of one usage batch to columns: the wire format of specs/usage-line.schema.json, read with suspicion.
+
+Rules of this file:
+- A batch is read as a whole, column by column. Only when that fails (`Irregular`) does `careful.py` look at
+  each line, refuse the bad ones with position and reason, and hand the rest back to be read as a whole.
+  So good lines have one way only, and the two ways cannot differ in what they make of them.
+- *Refused*: the line is not used, its position and reason go back to the gateway, and it is counted.
+- *Contained*: the line is kept, since its call and its bytes are real, and a value that can't be trusted is
+  replaced by one that claims nothing. Each kind is counted in `ParsedBatch.contained`.
+- Nothing here grows with traffic: no caches between batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+
+from apicost.core import records
+from apicost.ingest import values
+
+VERSION = 1
+MAX_COUNT = 1 << 53  # largest integer that JSON readers agree on; no counter of a gateway comes near
+MAX_HEADER_BYTES = 16 << 10
+MAX_US = 10**15  # 31 years: no time within a gateway's life is longer
+MAX_CLOCK_NS = 1 << 62  # year 2116; with MAX_US added it still fits int64
+MAX_WALL_S = 1 << 32  # year 2106
+MAX_REQUEST_S = 10**8
+# The clock pair of the header and $msec (nginx's cached clock, at most 0.1 s late as measured) tell one
+# time. Further apart than this, one of the two clocks was set in between.
+CLOCK_TOLERANCE_NS = 2_000_000_000
+# Nothing is logged after it was received; this much covers a node whose clock runs ahead.
+FUTURE_TOLERANCE_NS = 300_000_000_000
+LOST_VALUE = "(over-long)"  # stands for a text beyond its limit; begins without "/", so it matches no path
+
+INTEGER, NUMBER, WORD, PLAIN = "integer", "number", "word", "plain"
+
+# Columns of a request line in their order: name, how it is read, whether it must be there.
+# A test compares this list with specs/usage-line.schema.json.
+WIRE: tuple[tuple[str, str, bool], ...] = (
+    ("n", INTEGER, True),
+    ("log_us", INTEGER, True),
+    ("access_before_us", INTEGER, False),
+    ("header_before_us", INTEGER, False),
+    ("msec", NUMBER, True),
+    ("request_time", NUMBER, True),
+    ("connection", INTEGER, True),
+    ("connection_requests", INTEGER, True),
+    ("peer_addr", WORD, True),
+    ("peer_port", INTEGER, False),
+    ("local_addr", WORD, False),
+    ("local_port", INTEGER, False),
+    ("tls_version", WORD, False),
+    ("tls_cipher", WORD, False),
+    ("http_version", WORD, True),
+    ("tls_read_bytes", INTEGER, False),
+    ("tls_written_bytes", INTEGER, False),
+    ("method", WORD, True),
+    ("host", WORD, False),
+    ("path", WORD, True),
+    ("query_names", WORD, False),
+    ("upstream_path", WORD, False),
+    ("route_id", WORD, False),
+    ("route_name", WORD, False),
+    ("service_id", WORD, False),
+    ("consumer", WORD, False),
+    ("matched_uri", WORD, False),
+    ("status", INTEGER, True),
+    ("response_source", WORD, False),
+    ("request_bytes", INTEGER, True),
+    ("response_bytes", INTEGER, True),
+    ("response_body_bytes", INTEGER, True),
+    ("content_length", INTEGER, False),
+    ("request_content_type", WORD, False),
+    ("response_content_type", WORD, False),
+    ("upstream_scheme", WORD, False),
+    ("upstream_addr", PLAIN, False),
+    ("upstream_status", PLAIN, False),
+    ("upstream_bytes_sent", PLAIN, False),
+    ("upstream_bytes_received", PLAIN, False),
+    ("upstream_connect_time", PLAIN, False),
+    ("upstream_response_time", PLAIN, False),
+    ("auth_kinds", WORD, False),
+    ("llm_model", WORD, False),
+    ("llm_prompt_tokens", INTEGER, False),
+    ("llm_completion_tokens", INTEGER, False),
+    ("request_id", PLAIN, False),
+)
+
+# Inclusive bounds of the integers; those not named here reach from 0 to MAX_COUNT.
+BOUNDS: Mapping[str, tuple[int, int]] = {
+    "n": (0, 1 << 31),
+    "log_us": (0, MAX_US),
+    "access_before_us": (0, MAX_US),
+    "header_before_us": (0, MAX_US),
+    "connection_requests": (0, (1 << 31) - 1),
+    "peer_port": (0, 65_535),
+    "local_port": (0, 65_535),
+    "status": (0, 999),
+}
+NUMBER_BOUNDS: Mapping[str, tuple[float, float]] = {"msec": (0, MAX_WALL_S), "request_time": (0, MAX_REQUEST_S)}
+HTTP_VERSIONS: Mapping[str, int] = {
+    "HTTP/0.9": 10,  # like 1.0: one request, then close
+    "HTTP/1.0": 10,
+    "HTTP/1.1": 11,
+    "HTTP/2": 20,
+    "HTTP/2.0": 20,
+    "HTTP/3": 30,
+    "HTTP/3.0": 30,
+}
+
+NAMES = tuple(name for name, _, _ in WIRE)
+_REQUIRED = tuple(name for name, _, required in WIRE if required)
+_INTEGERS = tuple(name for name, kind, _ in WIRE if kind == INTEGER)
+_LOW = np.array([[BOUNDS.get(name, (0, MAX_COUNT))[0]] for name in _INTEGERS], np.int64)
+_HIGH = np.array([[BOUNDS.get(name, (0, MAX_COUNT))[1]] for name in _INTEGERS], np.int64)
+_ABSENT = -(1 << 62)  # stands for an empty cell while bounds are checked
+TEXTS = tuple(name for name, kind, _ in WIRE if kind == WORD)
+_TYPES = {INTEGER: pa.int64(), NUMBER: pa.float64(), WORD: records.TEXT, PLAIN: pa.string()}
+_PARSE = pyarrow.csv.ParseOptions(
+    delimiter="\t",
+    quote_char=False,
+    double_quote=False,
+    escape_char=False,
+    newlines_in_values=False,
+    ignore_empty_lines=False,
+)
+_CONVERT = pyarrow.csv.ConvertOptions(
+    check_utf8=True,
+    column_types={name: _TYPES[kind] for name, kind, _ in WIRE},
+    null_values=[""],
+    strings_can_be_null=True,
+)
+_SCHEMA = records.schema(records.LINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one batch may hold."""
+
+    max_lines: int = 20_000
+    max_path_bytes: int = 2_048  # longer paths are contained as LOST_VALUE
+    max_text_bytes: int = 1_024  # the same for every other text
+
+
+LIMITS = Limits()
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """A gateway worker's identity within its node."""
+
+    pid: int
+    started_unix_ms: int
+
+
+class Header(msgspec.Struct, frozen=True):
+    """First line of a batch; the fields are described in specs/usage-line.schema.json."""
+
+    apicost: int
+    node: str
+    worker: Worker
+    batch: int
+    first: int
+    count: int
+    dropped: int
+    base_mono_ns: int
+    base_unix_ns: int
+
+
+class _Version(msgspec.Struct):
+    apicost: int
+
+
+_HEADER_BOUNDS = (
+    ("batch", 1, MAX_COUNT),
+    ("first", 1, MAX_COUNT),
+    ("count", 0, MAX_COUNT),
+    ("dropped", 0, MAX_COUNT),
+    ("base_mono_ns", 0, MAX_CLOCK_NS),
+    ("base_unix_ns", 0, MAX_CLOCK_NS),
+)
+_read_version = msgspec.json.Decoder(_Version)
+_read_header = msgspec.json.Decoder(Header)
+
+
+class BatchRefused(ValueError):
+    """A batch of which nothing can be used. `status` is the HTTP status that tells the gateway so."""
+
+    def __init__(self, status: int, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.kind = kind
+        self.reason = reason
+
+
+class Irregular(Exception):
+    """A body that can't be read as a whole: some line in it is not as the wire format says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One line that was not used.
+
+    position: among the request lines, from 1. kind: a fixed word to count by. reason: for people.
+    number: of the line in its worker, where it can be told; it is then known as refused, not lost.
+    """
+
+    position: int
+    kind: str
+    reason: str
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedBatch:
+    """One batch: its good lines as columns and what became of the others.
+
+    table: columns as in `records.LINE`, in the order of the body.
+    contained: how many values of each kind were replaced.
+    received_unix_ns: when it came in.
+    """
+
+    header: Header
+    table: pa.Table
+    refused: tuple[Refusal, ...] = ()
+    contained: Mapping[str, int] = field(default_factory=dict)
+    received_unix_ns: int = 0
+    half: bool = False  # fewer or more lines than the header says
+
+    @property
+    def lines(self) -> int:
+        """Request lines in the body, good and bad."""
+        return self.table.num_rows + len(self.refused)
+
+
+def parse_batch(
+    body: bytes, limits: Limits = LIMITS, received_unix_ns: int = 0, *, careful_always: bool = False
+) -> ParsedBatch:
+    """Read one batch.
+
+    received_unix_ns: wall clock; bounds what a gateway's clock may claim. 0: not known, no bound.
+    careful_always: for tests: take each line the careful way even if the whole is regular.
+
+    Raises BatchRefused when the header can't be used (400), is of another version (415), or the batch
+    has more lines than allowed (413). Never raises for what stands in a line.
+    """
+    header, start = read_header(body)
+    count = body.count(b"\n", start)
+    if count > limits.max_lines:
+        raise BatchRefused(413, "too-many-lines", f"{count} lines, at most {limits.max_lines} are taken")
+    refused: tuple[Refusal, ...] = ()
+    contained: dict[str, int] = {}
+    table = None
+    if not careful_always:
+        try:
+            table = _columns(memoryview(body)[start:], count, header, limits, received_unix_ns, contained)
+        except Irregular:
+            contained = {}
+    if table is None:
+        from apicost.ingest import careful
+
+        sifted = careful.sift(body[start:], header, limits)
+        refused = sifted.refused
+        contained = dict(sifted.contained)
+        table = _columns(memoryview(sifted.body), sifted.body.count(b"\n"), header, limits, received_unix_ns, contained)
+    lines = table.num_rows + len(refused)
+    return ParsedBatch(
+        header=header,
+        table=table,
+        refused=refused,
+        contained={kind: n for kind, n in contained.items() if n},
+        received_unix_ns=received_unix_ns,
+        half=lines != header.count,
+    )
+
+
+def read_header(body: bytes) -> tuple[Header, int]:
+    """The header and where the request lines begin. Raises BatchRefused."""
+    end = body.find(b"\n", 0, MAX_HEADER_BYTES + 1)
+    if end < 0:
+        raise BatchRefused(400, "header", f"no line end within the first {MAX_HEADER_BYTES} bytes")
+    raw = body[:end]
+    try:
+        version = _read_version.decode(raw).apicost
+        if version != VERSION:
+            raise BatchRefused(415, "version", f"version {version} is not known here, {VERSION} is")
+        header = _read_header.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BatchRefused(400, "header", f"the header is not readable: {error}") from None
+    for name, low, high in _HEADER_BOUNDS:
+        value = getattr(header, name)
+        if not low <= value <= high:
+            raise BatchRefused(400, "header", f"the header's {name} is {value}, expected {low} to {high}")
+    worker = header.worker
+    if not 1 <= worker.pid < 1 << 31 or not 0 <= worker.started_unix_ms <= MAX_CLOCK_NS // 1_000_000:
+        raise BatchRefused(400, "header", "the header's worker has an absurd pid or started_unix_ms")
+    if not 1 <= len(header.node) <= 128 or not header.node.isprintable():
+        raise BatchRefused(400, "header", "the header's node is not 1 to 128 printable characters")
+    return header, end + 1
+
+
+def _columns(
+    text: memoryview, count: int, header: Header, limits: Limits, received_unix_ns: int, contained: dict[str, int]
+) -> pa.Table:
+    """LINE of request lines that are all good; adds to `contained`.
+
+    Raises Irregular when any of them is not.
+    """
+    if len(text) == 0:
+        return records.empty(records.LINE)
+    longest = _look_over(np.frombuffer(text, np.uint8), count)
+    try:
+        source: Any = pa.BufferReader(pa.py_buffer(text))
+        wire = pyarrow.csv.read_csv(
+            source,
+            # One block: the columns come out as one chunk each.
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=list(NAMES)),
+            _PARSE,
+            _CONVERT,
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+        raise Irregular(str(error)) from None
+    if wire.num_rows != count:
+        raise Irregular("empty lines")
+    raw: dict[str, Any] = {name: column.chunk(0) for name, column in zip(NAMES, wire.columns, strict=True)}
+    for name in _REQUIRED:
+        if raw[name].null_count:
+            raise Irregular(f"{name} is empty")
+    integers = _checked_integers(raw)
+    out: dict[str, Any] = {name: raw[name] for name in TEXTS}
+    if longest > min(limits.max_path_bytes, limits.max_text_bytes):
+        for name in TEXTS:
+            limit = limits.max_path_bytes if name in values.PATHS else limits.max_text_bytes
+            out[name], over = values.cut_long(out[name], limit, LOST_VALUE)
+            contained["long-text"] = contained.get("long-text", 0) + over
+    out |= {name: integers[name] for name in _INTEGERS}
+    _numbering_and_times(out, raw, integers, header, received_unix_ns, contained)
+    _connection(out, contained)
+    out["host"] = values.hosts(out["host"], out["tls_version"])
+    out["query_names"] = values.query_names(out["query_names"])
+    out["request_content_type"] = values.media_types(out["request_content_type"])
+    out["response_content_type"] = values.media_types(out["response_content_type"])
+    out["request_id"], bad = values.request_ids(raw["request_id"])
+    contained["request-id"] = contained.get("request-id", 0) + bad
+    attempts = values.attempts([raw[name] for name in values.ATTEMPT_COLUMNS])
+    if attempts is None:
+        raise Irregular("upstream tries")
+    out |= attempts
+    return pa.Table.from_arrays([_array(out[f.name], f.type) for f in _SCHEMA], schema=_SCHEMA)
+
+
+def _array(value: Any, kind: pa.DataType) -> Any:
+    return value if isinstance(value, pa.Array) else pa.array(value, kind)
+
+
+def _look_over(text: npt.NDArray[np.uint8], count: int) -> int:
+    """Length of the longest line in bytes. Raises Irregular for control characters and an unended line."""
+    if text[-1] != 10:
+        raise Irregular("the last line has no end")
+    ends = np.flatnonzero(text == 10)
+    controls = np.count_nonzero(text < 32) + np.count_nonzero(text == 127)
+    if controls != len(NAMES) * count:  # one TAB between columns, one LF at the end, nothing else
+        raise Irregular("control characters or a wrong number of columns")
+    lengths = np.diff(ends, prepend=-1) - 1
+    return int(lengths.max())
+
+
+def _checked_integers(raw: Mapping[str, Any]) -> dict[str, npt.NDArray[np.int64]]:
+    """Each integer column, -1 for absent. Raises Irregular where one is out of its bounds."""
+    table = np.empty((len(_INTEGERS), len(raw["n"])), np.int64)
+    absent_cells = 0
+    for row, name in enumerate(_INTEGERS):
+        column = raw[name]
+        if column.null_count:
+            absent_cells += column.null_count
+            column = column.fill_null(_ABSENT)
+        table[row] = column.to_numpy(zero_copy_only=False)
+    absent = table == _ABSENT
+    wrong = ((table < _LOW) & ~absent) | (table > _HIGH)
+    if wrong.any() or np.count_nonzero(absent) != absent_cells:
+        raise Irregular("an integer is out of bounds")
+    table[absent] = -1
+    return {name: table[row] for row, name in enumerate(_INTEGERS)}
+
+
+def _numbering_and_times(
+    out: dict[str, Any],
+    raw: Mapping[str, Any],
+    integers: Mapping[str, npt.NDArray[np.int64]],
+    header: Header,
+    received_unix_ns: int,
+    contained: dict[str, int],
+) -> None:
+    rows = len(integers["n"])
+    msec = raw["msec"].to_numpy(zero_copy_only=False)
+    request_time = raw["request_time"].to_numpy(zero_copy_only=False)
+    for name, seconds in (("msec", msec), ("request_time", request_time)):
+        low, high = NUMBER_BOUNDS[name]
+        if not ((seconds >= low) & (seconds <= high)).all():  # also catches NaN
+            raise Irregular(f"{name} is out of bounds")
+    out["worker_pid"] = np.full(rows, header.worker.pid, np.int32)
+    out["worker_started_unix_ms"] = np.full(rows, header.worker.started_unix_ms, np.int64)
+    out["line_no"] = header.first + integers["n"]
+    since_base_ns = integers["log_us"] * 1_000
+    log_mono = header.base_mono_ns + since_base_ns
+    out["log_mono_ns"] = log_mono
+    for name in ("access", "header"):
+        before_us = integers[f"{name}_before_us"]
+        at = np.where(before_us >= 0, log_mono - before_us * 1_000, -1)
+        early = (before_us >= 0) & (at < 0)
+        contained["before-boot"] = contained.get("before-boot", 0) + int(early.sum())
+        out[f"{name}_mono_ns"] = np.where(early, -1, at)
+    log_unix = header.base_unix_ns + since_base_ns
+    by_msec = np.rint(msec * 1e3).astype(np.int64) * 1_000_000
+    apart = np.abs(log_unix - by_msec) > CLOCK_TOLERANCE_NS
+    if apart.any():
+        # One of the two was read before the clock was set: the one nearer to the time of receipt holds.
+        contained["clock-jump"] = contained.get("clock-jump", 0) + int(apart.sum())
+        if received_unix_ns:
+            nearer = np.abs(by_msec - received_unix_ns) < np.abs(log_unix - received_unix_ns)
+            log_unix = np.where(apart & nearer, by_msec, log_unix)
+        by_msec = np.where(apart, log_unix, by_msec)
+    if received_unix_ns:
+        ahead = log_unix > received_unix_ns + FUTURE_TOLERANCE_NS
+        if ahead.any():
+            contained["clock-future"] = contained.get("clock-future", 0) + int(ahead.sum())
+            log_unix = np.where(ahead, received_unix_ns, log_unix)
+            by_msec = np.where(ahead, received_unix_ns, by_msec)
+    out["log_unix_ns"] = log_unix
+    out["started_unix_ns"] = by_msec - np.rint(request_time * 1e3).astype(np.int64) * 1_000_000
+
+
+def _connection(out: dict[str, Any], contained: dict[str, int]) -> None:
+    for side in ("peer", "local"):
+        high, low, bad = values.addresses(out[f"{side}_addr"])
+        out[f"{side}_hi"], out[f"{side}_lo"] = high, low
+        contained["address"] = contained.get("address", 0) + bad
+    versions = out["http_version"]
+    known = [HTTP_VERSIONS.get(text) for text in versions.dictionary.to_pylist()]
+    if None in known:
+        raise Irregular("an unknown http_version")
+    out["http_version"] = np.array(known, np.uint8)[versions.indices.to_numpy()]

@@ -1,0 +1,218 @@
+"""POST /v1/usage: usage batches from gateway workers, answered with 200 only when they are durable.
+
+Rules of this file:
+- Whatever can be refused is refused from the headers, before a byte of the body is read.
+- Bodies are taken as sent: a Content-Encoding is refused, so there is nothing to inflate.
+- What is held in memory is bounded by `max_inflight_bytes`, however many connections there are.
+- Nothing from outside reaches the log but through `ascii()`: a line break can't forge a log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import os
+import secrets
+import stat
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from apicost.ingest.exit_spool import PickedUp, pick_up
+from apicost.ingest.lines import Limits
+from apicost.ingest.spool import Spool
+from apicost.ingest.writer import Outcome, Writer
+from apicost.problems import InputError, Problem
+
+SHOWN_REFUSALS = 100  # of one batch, in the answer; all are counted
+MIN_TOKEN_CHARACTERS = 16
+MAX_TOKEN_BYTES = 4_096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the receiver takes and what it refuses."""
+
+    token: str
+    max_body_bytes: int = 8 << 20
+    max_lines_per_batch: int = 20_000
+    max_batches_per_s: int = 2_000
+    max_path_bytes: int = 2_048
+    max_inflight_bytes: int = 24 << 20
+    body_timeout_s: float = 30.0
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(max_lines=self.max_lines_per_batch, max_path_bytes=self.max_path_bytes)
+
+
+def make_app(options: Options, spool: Spool) -> web.Application:
+    """The receiver as an aiohttp application. Its writer thread lives from start-up to clean-up."""
+    app = web.Application(client_max_size=options.max_body_bytes)
+    receiver = _Receiver(options, Writer(spool, options.limits))
+    app[_RECEIVER] = receiver
+    app.router.add_post("/v1/usage", receiver.usage)
+
+    async def start(_: web.Application) -> None:
+        receiver.writer.start()
+
+    async def stop(_: web.Application) -> None:
+        await asyncio.to_thread(receiver.writer.stop)
+
+    app.on_startup.append(start)
+    app.on_cleanup.append(stop)
+    return app
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """A runner with what a receiver wants: bodies as sent, no access log, no lingering over refused bodies."""
+    return web.AppRunner(app, access_log=None, auto_decompress=False, lingering_time=1.0, keepalive_timeout=300)
+
+
+def counters(app: web.Application) -> dict[str, int]:
+    """What was taken and what was refused, by reason, since the start."""
+    receiver = app[_RECEIVER]
+    return dict(sorted((receiver.counts + receiver.writer.counts).items()))
+
+
+def read_token(path: Path, *, create: bool = False) -> str:
+    """The bearer token in a file of mode 0600.
+
+    create: make the file with a random token where it is missing.
+    Raises InputError: missing, readable by others, too short, not plain text.
+    """
+    if create and not path.exists():
+        _create_token(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _token_problem(
+            path, f"cannot be read: {error.strerror}", "write a token into it, or let `apicost run` make it"
+        ) from None
+    with open(descriptor, "rb") as stream:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        raw = stream.read(MAX_TOKEN_BYTES + 1)
+    if mode & 0o077:
+        raise _token_problem(path, f"has mode {mode:04o}: others can read or change it", f"chmod 0600 {path}")
+    token = raw.strip().decode("ascii", errors="replace")
+    if not MIN_TOKEN_CHARACTERS <= len(token) <= MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable():
+        raise _token_problem(
+            path,
+            f"holds no token of {MIN_TOKEN_CHARACTERS} or more printable ASCII characters on one line",
+            "remove the file and let `apicost run` make it, or write a long random word",
+        )
+    return token
+
+
+def _create_token(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise _token_problem(path, f"cannot be made: {error.strerror}", "name a writable place") from None
+        with open(descriptor, "w") as stream:
+            stream.write(secrets.token_urlsafe(32) + "\n")
+
+
+def _token_problem(path: Path, fact: str, fix: str) -> InputError:
+    return InputError(
+        [Problem(place=str(path), fact=fact, effect="the receiver does not start without a token", fix=fix)]
+    )
+
+
+class _Receiver:
+    """The handler and what it keeps: a rate, the bytes in memory, and counts of the event loop's thread."""
+
+    def __init__(self, options: Options, writer: Writer) -> None:
+        self.options = options
+        self.writer = writer
+        self.counts: Counter[str] = Counter()
+        self._token = options.token.encode()
+        self._inflight_bytes = 0
+        self._allowance = float(options.max_batches_per_s)
+        self._allowed_at_s = time.monotonic()
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """One batch."""
+        options = self.options
+        if not self._knows(request.headers.get("Authorization", "")):
+            return self._refuse(401, "token", "the bearer token is missing or wrong")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            return self._refuse(415, "encoding", "compressed bodies are not taken; send the batch as it is")
+        expected = request.content_length
+        if expected is not None and expected > options.max_body_bytes:
+            return self._refuse(413, "body_too_large", f"a body has at most {options.max_body_bytes} bytes")
+        if not self._within_rate():
+            return self._refuse(429, "rate", "too many batches", retry_after_s=1)
+        # A chunked body doesn't say its size: room is kept for the largest.
+        reserved = options.max_body_bytes if expected is None else expected
+        if self._inflight_bytes + reserved > options.max_inflight_bytes and self._inflight_bytes:
+            return self._refuse(429, "memory", "too many bytes on their way", retry_after_s=1)
+        self._inflight_bytes += reserved
+        try:
+            try:
+                async with asyncio.timeout(options.body_timeout_s):
+                    body = await request.read()
+            except web.HTTPRequestEntityTooLarge:
+                return self._refuse(413, "body_too_large", f"a body has at most {options.max_body_bytes} bytes")
+            except TimeoutError:
+                return self._refuse(408, "body_timeout", "the body did not come")
+            self.counts["body_bytes"] += len(body)
+            return self._answer(await self.writer.add(body))
+        finally:
+            self._inflight_bytes -= reserved
+
+    def _answer(self, outcome: Outcome) -> web.Response:
+        if outcome.batch is None or outcome.added is None:
+            retry_after_s = 2 if outcome.status == 503 else None
+            return self._refuse(outcome.status, "batch", outcome.reason, retry_after_s=retry_after_s)
+        refused = outcome.batch.refused
+        answer = {
+            "accepted": outcome.added.accepted,
+            "refused": [{"line": r.position, "reason": r.reason} for r in refused[:SHOWN_REFUSALS]],
+            "refused_lines": len(refused),
+            "duplicate": outcome.added.duplicate,
+        }
+        self.counts["answers_200"] += 1
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    def _refuse(self, status: int, kind: str, reason: str, retry_after_s: int | None = None) -> web.Response:
+        self.counts[f"answers_{status}"] += 1
+        self.counts[f"requests_refused_{kind}"] += 1
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        if retry_after_s is not None:
+            headers["Retry-After"] = str(retry_after_s)
+        body = msgspec.json.encode({"error": reason})
+        response = web.Response(status=status, body=body, content_type="application/json", headers=headers)
+        if kind != "batch":
+            response.force_close()  # the rest of the body is not read
+        return response
+
+    def _knows(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        given = token.strip().encode(errors="replace")
+        return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
+
+    def _within_rate(self) -> bool:
+        """A bucket of one second's batches."""
+        most = float(self.options.max_batches_per_s)
+        now_s = time.monotonic()
+        self._allowance = min(most, self._allowance + (now_s - self._allowed_at_s) * most)
+        self._allowed_at_s = now_s
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+
+_RECEIVER = web.AppKey("apicost.receiver", _Receiver)
+
+__all__ = ["Options", "PickedUp", "counters", "make_app", "make_runner", "pick_up", "read_token"]
