@@ -141,10 +141,9 @@ def measure(folder: Path) -> dict[str, object]:
     settled = result.settled
     order = np.lexsort((attempts.try_no, attempts.line_id))
     given = attempts.take(order)
-    # An upstream that reads all it is sent counts what nginx counts; where it does not, the kernel is the truth.
-    exact = (settled.flow != 0) & (
-        (settled.out_payload_bytes == given.sent_bytes) & (settled.in_payload_bytes == given.received_bytes)
-    )
+    wanted = _true_bytes(folder, lines, given)
+    exact = (settled.out_payload_bytes == wanted[0]) & (settled.in_payload_bytes == wanted[1])
+    exact &= settled.flow != 0
     last = given.try_no == given.n_tries - 1
     true_flow = truth.upstream_flow.reindex(lines.request_id.to_numpy()[given.line_id]).fillna(0).to_numpy()
     right = settled.flow.astype(np.int64) == true_flow.astype(np.int64)
@@ -153,13 +152,25 @@ def measure(folder: Path) -> dict[str, object]:
     return {
         "attempts": len(settled),
         "exact_bytes": round(float(exact.mean()), 6),
-        "right_flow": round(float(right[last].mean()), 6),
+        "right_flow": round(float(right[last & (true_flow > 0)].mean()), 6),
         "conserved": conserved(flows, result),
         "confidence": {name: n for name, n in confidence.items() if n},
         "unattributed": int((parts.kind == 3).sum()),
         "unattributed_payload_bytes": int((parts.in_payload_bytes + parts.out_payload_bytes)[parts.kind == 3].sum()),
         "attempts_per_cpu_s": round(len(settled) / spent),
     }
+
+
+def _true_bytes(folder: Path, lines: pd.DataFrame, attempts: Attempts) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes that the upstream itself read and wrote for each attempt; none where it refused the connection."""
+    counted = pd.read_parquet(folder / "upstream.parquet").set_index(["id", "upstream_port"])
+    labels = lines.request_uri.str.extract(r"[?&]id=([^&]+)")[0].to_numpy()[attempts.line_id]
+    index = pd.MultiIndex.from_arrays([labels, attempts.port.astype(np.int64)])
+    rows = counted.reindex(index)
+    return (
+        rows.upstream_read_bytes.fillna(0).to_numpy().astype(np.int64),
+        rows.upstream_wrote_bytes.fillna(0).to_numpy().astype(np.int64),
+    )
 
 
 def main() -> int:

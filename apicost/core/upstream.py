@@ -38,8 +38,10 @@ from apicost.core.upstream_columns import (
     Columns,
     Counts,
 )
-from apicost.core.upstream_match import Pairs, Rows, Waiting, match_equal
-from apicost.core.upstream_turns import Flows, Snapshots, Turns, cut, find, run_starts, snapshots_of
+from apicost.core.upstream_match import Owners, Pairs, Rows, Waiting
+from apicost.core.upstream_merged import shortened, split_merged
+from apicost.core.upstream_passes import match
+from apicost.core.upstream_turns import Flows, Snapshots, Turns, cut, find, handshake_bytes, run_starts, snapshots_of
 
 __all__ = [
     "COUNTERS",
@@ -52,6 +54,11 @@ __all__ = [
     "attempts_of",
     "attribute_upstream",
 ]
+
+
+CACHED_CLOCK_NS = 100_000_000  # nginx's durations are by its event loop's clock: 91 ms late at most was seen
+FORGOTTEN_NS = 7 * 86_400 * 1_000_000_000  # a flow without a packet for a week, whose close the probe missed
+CLOSE_NOTIFY_BYTES = 64  # a TLS alert is 24 or 31 bytes with its record, either way: RFC 8446 section 6.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,18 +208,22 @@ def attribute_upstream(
     if known is state.flows:
         known = known.take(np.arange(len(known)))  # it is written to below
 
-    pairs = _matched(turns, waiting, known, now_mono_ns, settings, final)
+    usable = _usable(turns, now_mono_ns, settings, final)
+    pairs = match(turns, usable, waiting, _owners(known))
+    turns, pairs = split_merged(turns, usable, waiting, pairs)
+    if not final:
+        pairs = pairs.take(waiting.log_mono_ns[pairs.attempt] <= now_mono_ns - settings.match_wait_ns)
     settled = _settled(turns, waiting, pairs)
-    line_of_turn = np.full(len(turns), -1, np.int64)
-    line_of_turn[pairs.turn] = waiting.line_id[pairs.attempt]
     claimed = np.zeros(len(turns), np.bool_)
     claimed[pairs.turn] = True
+    line_before = _line_before(turns, waiting, pairs, known)
     _remember(known, turns, waiting, pairs)
 
-    parts, given = _rest(turns, claimed, line_of_turn, known, now_mono_ns, settings, final)
+    parts, given = _rest(turns, claimed, line_before, known, now_mono_ns, settings, final)
     gone = claimed | given
     _move_provisional(known, turns, gone)
     left = turns.take(~gone & ~turns.provisional)
+    left = shortened(left, left.last_mono_ns <= now_mono_ns - settings.line_wait_ns)
 
     answered = np.zeros(len(waiting), np.bool_)
     answered[pairs.attempt] = True
@@ -239,12 +250,13 @@ def _in_order(old: Turns, fresh: Turns) -> Turns:
 
 def _waiting(old: Waiting, attempts: Attempts) -> Waiting:
     """Attempts with their windows, after those that wait already."""
-    order = np.lexsort((attempts.try_no, attempts.line_id))
-    new = attempts.take(order)
-    spent_ms = np.maximum(new.response_ms, 0)
-    # Where the access phase left no time, the tries' own durations say when the first began.
-    low = np.where(new.access_mono_ns >= 0, new.access_mono_ns, new.log_mono_ns - 1_000_000_000)
-    del spent_ms
+    new = attempts.take(np.lexsort((attempts.try_no, attempts.line_id)))
+    low = new.access_mono_ns
+    if (low < 0).any():
+        # Where the access phase left no time, the durations of the line's tries say when the first began.
+        starts = run_starts(new.line_id)
+        spent = np.add.reduceat(np.maximum(new.response_ms, 0), np.flatnonzero(starts))[np.cumsum(starts) - 1]
+        low = np.where(low < 0, new.log_mono_ns - spent * 1_000_000 - CACHED_CLOCK_NS, low)
     fresh = Waiting(
         line_id=new.line_id,
         try_no=new.try_no,
@@ -265,18 +277,22 @@ def _waiting(old: Waiting, attempts: Attempts) -> Waiting:
     return both.take(np.lexsort((both.try_no, both.line_id)))
 
 
-def _matched(
-    turns: Turns, waiting: Waiting, known: Flows, now_mono_ns: int, settings: UpstreamSettings, final: bool
-) -> Pairs:
-    """Pairs that are settled in this step."""
-    quiet = now_mono_ns - settings.match_wait_ns
-    usable: Rows = np.arange(len(turns))
+def _usable(turns: Turns, now_mono_ns: int, settings: UpstreamSettings, final: bool) -> Rows:
+    """Rows that an attempt may take now.
+
+    A turn that is still going on must have been quiet for a while. One without payload can only be a
+    connection that was refused: later ones are what came after a turn was settled, such as a close.
+    """
+    bare = (turns.counts[:, IN_PAYLOAD] == 0) & (turns.counts[:, OUT_PAYLOAD] == 0)
+    good = ~bare | turns.first
     if not final:
-        usable = np.flatnonzero(~turns.provisional | (turns.last_mono_ns <= quiet))
-    owner = np.full(len(usable), -1, np.int32)
-    pairs = match_equal(turns.take(usable), waiting, owner)
-    pairs = pairs.replace(turn=usable[pairs.turn])
-    return pairs if final else pairs.take(waiting.log_mono_ns[pairs.attempt] <= quiet)
+        good &= ~turns.provisional | (turns.last_mono_ns <= now_mono_ns - settings.match_wait_ns)
+    return np.flatnonzero(good)
+
+
+def _owners(known: Flows) -> Owners:
+    voted = known.votes > 0
+    return Owners(flow=known.flow[voted], worker_pid=known.worker_pid[voted], votes=known.votes[voted].astype(np.int64))
 
 
 def _settled(turns: Turns, waiting: Waiting, pairs: Pairs) -> Settled:
@@ -294,7 +310,7 @@ def _settled(turns: Turns, waiting: Waiting, pairs: Pairs) -> Settled:
         try_no=waiting.try_no[who],
         flow=turns.flow[first],
         confidence=np.where(sure, Confidence.EXACT, Confidence.ALIGNED).astype(np.uint8),
-        overhead_bytes=_handshake_bytes(turns.take(first)),
+        overhead_bytes=handshake_bytes(turns.take(first)),
         first_mono_ns=turns.begin_mono_ns[first],
         last_mono_ns=turns.end_mono_ns[last],
         peer_hi=turns.peer_hi[first],
@@ -302,14 +318,6 @@ def _settled(turns: Turns, waiting: Waiting, pairs: Pairs) -> Settled:
         peer_port=turns.peer_port[first],
         counts=np.add.reduceat(turns.counts[turn], starts, axis=0),
     )
-
-
-def _handshake_bytes(turns: Turns) -> I64:
-    """Wire bytes that a flow's first turn spent on the handshake; all of them where it moved no payload."""
-    counts = turns.counts
-    wire = counts[:, IN_WIRE] + counts[:, OUT_WIRE]
-    payload = counts[:, IN_PAYLOAD] + counts[:, OUT_PAYLOAD] + counts[:, RESENT]
-    return np.where(payload == 0, wire, 0)
 
 
 def _remember(known: Flows, turns: Turns, waiting: Waiting, pairs: Pairs) -> None:
@@ -326,12 +334,17 @@ def _remember(known: Flows, turns: Turns, waiting: Waiting, pairs: Pairs) -> Non
     known.last_line[at] = waiting.line_id[attempt]
     known.last_tls[at] = waiting.tls[attempt]
     known.claimed_turn[at] = turns.turn[turn]
+    owners = _owners(known).with_votes(turns.flow[pairs.turn], waiting.worker_pid[pairs.attempt])
+    at, there = find(known, owners.flow)
+    at, owners = at[there], owners.take(there)
+    known.worker_pid[at] = owners.worker_pid
+    known.votes[at] = owners.votes
 
 
 def _rest(
     turns: Turns,
     claimed: Bool,
-    line_of_turn: I64,
+    line_before: I64,
     known: Flows,
     now_mono_ns: int,
     settings: UpstreamSettings,
@@ -343,19 +356,20 @@ def _rest(
     at, there = find(known, turns.flow)
     closed = there & known.closed[at] if len(known) else there
     passed = there & (known.claimed_turn[at] >= turns.turn) if len(known) else there
+    payload = turns.counts[:, IN_PAYLOAD] + turns.counts[:, OUT_PAYLOAD]
+    notify = closed & turns.last & (payload <= CLOSE_NOTIFY_BYTES) & there
+    if len(known):
+        notify &= known.last_tls[at]
+    overhead = (line_before >= 0) & ((payload == 0) | notify)
     aged = turns.last_mono_ns <= now_mono_ns - settings.line_wait_ns
     old = turns.last_mono_ns <= now_mono_ns - settings.stream_wait_ns
-    given = ~claimed & ((aged & (closed | passed) & ~turns.provisional) | old)
-    if final:
-        given = ~claimed
-    bare = (turns.counts[:, IN_PAYLOAD] == 0) & (turns.counts[:, OUT_PAYLOAD] == 0)
-    before = _last_line_before(turns, line_of_turn, known)
+    given = ((aged & (closed | passed)) | (overhead & (payload == 0))) & ~turns.provisional
+    given = ~claimed & (given | old | final)
     rows = np.flatnonzero(given)
-    overhead = bare & (before >= 0)
     parts = Parts(
         flow=turns.flow[rows],
         kind=np.where(overhead[rows], RowKind.OVERHEAD, RowKind.UNATTRIBUTED).astype(np.uint8),
-        line_id=before[rows],
+        line_id=line_before[rows],
         first_mono_ns=turns.begin_mono_ns[rows],
         last_mono_ns=turns.last_mono_ns[rows],
         peer_hi=turns.peer_hi[rows],
@@ -366,11 +380,19 @@ def _rest(
     return parts, given
 
 
-def _last_line_before(turns: Turns, line_of_turn: I64, known: Flows) -> I64:
-    """For each turn, the line that had bytes of its flow before it; -1 none."""
+def _line_before(turns: Turns, waiting: Waiting, pairs: Pairs, known: Flows) -> I64:
+    """For each turn, the line that had bytes of its flow last, up to that turn; -1 none."""
+    if not len(turns):
+        return np.zeros(0, np.int64)
     at, there = find(known, turns.flow)
-    result = np.where(there, known.last_line[at], -1) if len(known) else np.full(len(turns), -1, np.int64)
-    return result
+    before = np.where(there, known.last_line[at], -1) if len(known) else np.full(len(turns), -1, np.int64)
+    here = np.full(len(turns), -1, np.int64)
+    here[pairs.turn] = pairs.turn
+    newest = np.maximum.accumulate(here)
+    line = np.full(len(turns), -1, np.int64)
+    line[pairs.turn] = waiting.line_id[pairs.attempt]
+    same = (newest >= 0) & (turns.flow[newest] == turns.flow)
+    return np.where(same, line[newest], before)
 
 
 def _move_provisional(known: Flows, turns: Turns, gone: Bool) -> None:
@@ -381,6 +403,7 @@ def _move_provisional(known: Flows, turns: Turns, gone: Bool) -> None:
     at, _ = find(known, turns.flow[rows])
     known.counts[at] += turns.counts[rows]
     known.next_turn[at] = turns.turn[rows]
+    known.cut_mono_ns[at] = turns.last_mono_ns[rows]
 
 
 def _without_flow(waiting: Waiting) -> Settled:
@@ -398,6 +421,7 @@ def _without_flow(waiting: Waiting) -> Settled:
 def _pruned(known: Flows, left: Turns, kept: Snapshots, now_mono_ns: int, settings: UpstreamSettings) -> Flows:
     """The flows without those that are closed, given out, and forgotten by the probe."""
     over = known.closed & (known.last_mono_ns <= now_mono_ns - settings.linger_ns)
+    over |= known.last_mono_ns <= now_mono_ns - FORGOTTEN_NS
     if not over.any():
         return known
     over &= ~np.isin(known.flow, left.flow) & ~np.isin(known.flow, kept.flow)

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from apicost.core.upstream_columns import I32, I64, IN_PAYLOAD, OUT_PAYLOAD, U64, Bool, Columns, hash_of
-from apicost.core.upstream_turns import Turns
+from apicost.core.upstream_turns import Turns, run_starts
 
+MOST_VOTES = 50  # as many matches as a flow's owner remembers
 CLOCK_SLACK_NS = 100_000  # the plugin writes its times in whole microseconds, some after the event
 
 Rows = npt.NDArray[np.int64]
@@ -47,10 +48,50 @@ class Waiting(Columns):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owners(Columns):
+    """Which gateway worker a flow belongs to: its connection pool is its own. Sorted by flow, each once."""
+
+    flow: U64
+    worker_pid: I32
+    votes: I64
+
+    def of(self, flow: U64) -> I32:
+        """The worker of each of these flows; -1 where one vote is all there is: it may be the match in question."""
+        if not len(self.flow):
+            return np.full(len(flow), -1, np.int32)
+        at = np.minimum(np.searchsorted(self.flow, flow), len(self.flow) - 1)
+        return np.where((self.flow[at] == flow) & (self.votes[at] > 1), self.worker_pid[at], -1).astype(np.int32)
+
+    def with_votes(self, flow: U64, worker_pid: I32) -> Owners:
+        """These and what pairs of flow and worker say; a worker wins a flow by a majority of two thirds.
+
+        A flow's earlier winner keeps its votes, at most `MOST_VOTES`, so that a mistake can be outvoted.
+        """
+        flows = np.concatenate([self.flow, flow])
+        pids = np.concatenate([self.worker_pid, worker_pid]).astype(np.int64)
+        weight = np.concatenate([self.votes, np.ones(len(flow), np.int64)])
+        if not len(flows):
+            return self
+        order = np.lexsort((pids, flows))
+        flows, pids, weight = flows[order], pids[order], weight[order]
+        starts = run_starts(flows)
+        each = starts.copy()
+        each[1:] |= pids[1:] != pids[:-1]
+        begins = np.flatnonzero(each)
+        sums = np.add.reduceat(weight, begins)
+        of_flow = (np.cumsum(starts) - 1)[begins]
+        whole = np.bincount(of_flow, sums).astype(np.int64)
+        wins = 3 * sums >= 2 * whole[of_flow]
+        won = begins[wins]
+        return Owners(flow=flows[won], worker_pid=pids[won].astype(np.int32), votes=np.minimum(sums[wins], MOST_VOTES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs(Columns):
     """Turn rows and the attempt rows that take them; an attempt may take several turns.
 
     sure: no other attempt and no other turn came into question.
+    proved: the sums of payload are equal to the byte.
     """
 
     turn: I64
@@ -59,36 +100,44 @@ class Pairs(Columns):
     proved: Bool
 
 
-def match_equal(turns: Turns, attempts: Waiting, worker_pid: I32) -> Pairs:
-    """Attempts whose bytes are those of one turn, to the byte, at the same backend.
-
-    worker_pid: for each turn, the worker that owns its flow; -1 unknown.
-    """
-    payload = turns.counts[:, IN_PAYLOAD], turns.counts[:, OUT_PAYLOAD]
-    turn_key = hash_of(payload[0], payload[1], turns.peer_port, turns.peer_lo, turns.peer_hi)
+def match_equal(turns: Turns, attempts: Waiting, owners: Owners, late_ns: int = CLOCK_SLACK_NS) -> Pairs:
+    """Attempts whose bytes are those of one turn, to the byte, at the same backend."""
+    turn_key = hash_of(
+        turns.counts[:, IN_PAYLOAD], turns.counts[:, OUT_PAYLOAD], turns.peer_port, turns.peer_lo, turns.peer_hi
+    )
     attempt_key = hash_of(
         attempts.received_bytes, attempts.sent_bytes, attempts.port, attempts.addr_lo, attempts.addr_hi
     )
-    return in_order(turn_key, turns, attempt_key, attempts, worker_pid)
+    return in_order(turn_key, turns, attempt_key, attempts, owners, late_ns)
 
 
-def in_order(turn_key: U64, turns: Turns, attempt_key: U64, attempts: Waiting, worker_pid: I32) -> Pairs:
-    """Pair turns and attempts of equal keys, earliest first, each within the attempt's window."""
-    group_of_turn, group_of_attempt, turn_rows, attempt_rows = _groups(turn_key, attempt_key)
-    begin = turns.begin_mono_ns[turn_rows]
-    end = turns.end_mono_ns[turn_rows]
-    low = attempts.low_mono_ns[attempt_rows] - CLOCK_SLACK_NS
-    log = attempts.log_mono_ns[attempt_rows] + CLOCK_SLACK_NS
-    if not len(turn_rows) or not len(attempt_rows):
+def in_order(
+    turn_key: U64, turns: Turns, attempt_key: U64, attempts: Waiting, owners: Owners, late_ns: int = CLOCK_SLACK_NS
+) -> Pairs:
+    """Pair turns and attempts of equal keys, earliest first, each within the attempt's window.
+
+    late_ns: how long after the request was logged the turn may still have moved payload.
+
+    Where there is a choice, a first round by time alone tells which worker each flow belongs to, and a second
+    one keeps to it.
+    """
+    turn_group, attempt_group, turn_row, attempt_row = _groups(turn_key, attempt_key)
+    if not len(turn_row):
         return Pairs.empty()
-    turn, attempt, sure = _queue(group_of_turn, begin, end, group_of_attempt, low, log)
-    pairs = Pairs(
-        turn=turn_rows[turn],
-        attempt=attempt_rows[attempt],
-        sure=sure,
-        proved=np.ones(len(turn), np.bool_),
+    table = _Table(
+        turn_group=turn_group,
+        begin=turns.begin_mono_ns[turn_row],
+        end=turns.end_mono_ns[turn_row],
+        attempt_group=attempt_group,
+        low=attempts.low_mono_ns[attempt_row] - CLOCK_SLACK_NS,
+        log=attempts.log_mono_ns[attempt_row] + late_ns,
     )
-    return pairs
+    turn, attempt, sure = _queue(table)
+    if not sure.all() or len(turn) < min(len(turn_row), len(attempt_row)):
+        turn, attempt, sure = _again(
+            table, turns.flow[turn_row], attempts.worker_pid[attempt_row], owners, turn, attempt, sure
+        )
+    return Pairs(turn=turn_row[turn], attempt=attempt_row[attempt], sure=sure, proved=np.ones(len(turn), np.bool_))
 
 
 def _groups(turn_key: U64, attempt_key: U64) -> tuple[I64, I64, Rows, Rows]:
@@ -102,36 +151,89 @@ def _groups(turn_key: U64, attempt_key: U64) -> tuple[I64, I64, Rows, Rows]:
     return of_turn[turn_rows], of_attempt[attempt_rows], turn_rows, attempt_rows
 
 
-def _queue(turn_group: I64, begin: I64, end: I64, attempt_group: I64, low: I64, log: I64) -> tuple[Rows, Rows, Bool]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """Turns and attempts to be paired: those of one group have the same backend and bytes."""
+
+    turn_group: I64
+    begin: I64
+    end: I64
+    attempt_group: I64
+    low: I64
+    log: I64
+
+    def narrowed(self, turns: Rows, attempts: Rows, turn_group: I64 | None = None, group: I64 | None = None) -> _Table:
+        """Only these rows, perhaps in other groups."""
+        return _Table(
+            turn_group=self.turn_group[turns] if turn_group is None else turn_group,
+            begin=self.begin[turns],
+            end=self.end[turns],
+            attempt_group=self.attempt_group[attempts] if group is None else group,
+            low=self.low[attempts],
+            log=self.log[attempts],
+        )
+
+
+def _queue(table: _Table) -> tuple[Rows, Rows, Bool]:
     """Each attempt, earliest window first, takes the earliest turn of its group left that begins in its window.
 
     Returns rows of the turns, rows of the attempts, and whether neither had a choice.
     """
-    turn_order = np.lexsort((begin, turn_group))
-    attempt_order = np.lexsort((log, low, attempt_group))
-    turn_group, begin, end = turn_group[turn_order], begin[turn_order], end[turn_order]
-    attempt_group, low, log = attempt_group[attempt_order], low[attempt_order], log[attempt_order]
-    place = _Places(begin, turn_group)
-    turn_at, low_at, log_at = (
-        place.of(turn_group, begin),
-        place.of(attempt_group, low),
-        place.of(attempt_group, log),
-    )
+    if not len(table.begin) or not len(table.low):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    turn_order = np.lexsort((table.begin, table.turn_group))
+    attempt_order = np.lexsort((table.log, table.low, table.attempt_group))
+    sorted_table = table.narrowed(turn_order, attempt_order)
+    turn_group, group, log = sorted_table.turn_group, sorted_table.attempt_group, sorted_table.log
+    place = _Places(sorted_table.begin, turn_group)
+    turn_at = place.of(turn_group, sorted_table.begin)
+    low_at = place.of(group, sorted_table.low)
+    log_at = place.of(group, log)
     first = np.searchsorted(turn_at, low_at, "left")
     behind = np.searchsorted(turn_at, log_at, "right")
-    # The queue in closed form: attempt i of its group gets max(first_i, position of i - 1 plus 1).
+    # The queue in closed form: attempt i of its group stands at max(first_i, place of i - 1 plus 1).
     step = np.arange(len(first))
-    lift = attempt_group * np.int64(len(begin) + len(first) + 1)  # keeps one group from pushing the next
+    lift = group * np.int64(len(turn_at) + len(first) + 1)  # keeps one group from pushing the next
     position = np.maximum.accumulate(first - step + lift) - lift + step
-    inside = position < behind
-    at = np.minimum(position, len(begin) - 1)
-    inside &= (turn_group[at] == attempt_group) & (end[at] <= log)
-    low_sorted = low_at  # in order already
-    log_sorted = np.sort(log_at)
-    rivals = np.searchsorted(low_sorted, turn_at, "right") - np.searchsorted(log_sorted, turn_at, "left")
+    at = np.minimum(position, len(turn_at) - 1)
+    fits = (position < behind) & (turn_group[at] == group) & (sorted_table.end[at] <= log)
+    rivals = np.searchsorted(low_at, turn_at, "right") - np.searchsorted(np.sort(log_at), turn_at, "left")
     sure = (behind - first == 1) & (rivals[at] == 1)
-    taken = np.flatnonzero(inside)
+    taken = np.flatnonzero(fits)
     return turn_order[at[taken]], attempt_order[taken], sure[taken]
+
+
+def _again(
+    table: _Table, flow: U64, worker_pid: I32, owners: Owners, turn: Rows, attempt: Rows, sure: Bool
+) -> tuple[Rows, Rows, Bool]:
+    """Pair once more what had a choice: first within workers, then whoever is left."""
+    owner = owners.with_votes(flow[turn], worker_pid[attempt]).of(flow)
+    answer = [(turn[sure], attempt[sure])]
+    turns_left = _others(len(table.begin), answer[0][0])
+    attempts_left = _others(len(table.low), answer[0][1])
+    for by_worker in (True, False):
+        if by_worker:
+            owned = turns_left[owner[turns_left] >= 0]
+            # A worker's number stands beside the group's: process ids fit 22 bits (PID_MAX_LIMIT).
+            group_of_turn = (table.turn_group[owned] << 22) | owner[owned]
+            group = (table.attempt_group[attempts_left] << 22) | (worker_pid[attempts_left] & 0x3FFFFF)
+            group_of_turn, group, kept_turns, kept = _groups(group_of_turn.astype(np.uint64), group.astype(np.uint64))
+            rows, tries = owned[kept_turns], attempts_left[kept]
+            found = _queue(table.narrowed(rows, tries, group_of_turn, group))
+        else:
+            rows, tries = turns_left, attempts_left
+            found = _queue(table.narrowed(rows, tries))
+        answer.append((rows[found[0]], tries[found[1]]))
+        turns_left = np.setdiff1d(turns_left, answer[-1][0], assume_unique=True)
+        attempts_left = np.setdiff1d(attempts_left, answer[-1][1], assume_unique=True)
+    turn, attempt = (np.concatenate([pair[side] for pair in answer]) for side in (0, 1))
+    return turn, attempt, np.arange(len(turn)) < len(answer[0][0])
+
+
+def _others(size: int, rows: Rows) -> Rows:
+    there = np.ones(size, np.bool_)
+    there[rows] = False
+    return np.flatnonzero(there)
 
 
 class _Places:

@@ -23,10 +23,13 @@ from apicost.core.upstream_columns import (
     COUNTERS,
     I32,
     I64,
+    IN_PACKETS,
     IN_PAYLOAD,
     IN_WIRE,
+    OUT_PACKETS,
     OUT_PAYLOAD,
     OUT_WIRE,
+    RESENT,
     U8,
     U64,
     Bool,
@@ -62,6 +65,7 @@ class Flows(Columns):
     """What is known of a flow between steps. Sorted by `flow`, each once.
 
     next_turn: the turn that the next difference begins with.
+    cut_mono_ns: the last packet before the cut.
     last_line, last_tls: the line that was given bytes of this flow last, -1 none yet, and whether over TLS.
     worker_pid, votes: the gateway worker that owns the connection, as far as attempts told, and how surely.
     claimed_turn: the highest turn that an attempt took, -1 none yet: what lies before it waits no longer than
@@ -73,6 +77,7 @@ class Flows(Columns):
     next_turn: I64
     born_mono_ns: I64
     last_mono_ns: I64
+    cut_mono_ns: I64
     last_line: I64
     last_tls: Bool
     worker_pid: I32
@@ -242,7 +247,7 @@ def _differences(flows: Flows, rows: Snapshots, base: Counts, next_turn: I64) ->
     # A turn's times are its own only if it has payload that was not taken before; those of a merged one
     # are the last turn's, and it began somewhere after the packet before it.
     at, old = find(flows, rows.flow)
-    previous = np.where(old, flows.last_mono_ns[at], rows.born_mono_ns) if len(flows) else rows.born_mono_ns.copy()
+    previous = np.where(old, flows.cut_mono_ns[at], rows.born_mono_ns) if len(flows) else rows.born_mono_ns.copy()
     previous[inner] = rows.last_mono_ns[inner - 1]
     payload = (added[:, IN_PAYLOAD] > 0) | (added[:, OUT_PAYLOAD] > 0)
     whole = payload & (n_turns == 1) & (rows.request_first_mono_ns > 0)
@@ -287,6 +292,7 @@ def _moved(flows: Flows, rows: Snapshots) -> Flows:
     added = Flows.blank(len(fresh)).replace(
         flow=fresh.flow,
         born_mono_ns=fresh.born_mono_ns,
+        cut_mono_ns=fresh.born_mono_ns,
         last_line=np.full(len(fresh), -1, np.int64),
         claimed_turn=np.full(len(fresh), -1, np.int64),
         worker_pid=np.full(len(fresh), -1, np.int32),
@@ -300,6 +306,39 @@ def _moved(flows: Flows, rows: Snapshots) -> Flows:
         final = final.take(np.append(run_starts(final.flow)[1:], True))
         at, _ = find(merged, final.flow)
         merged.counts[at] = final.counts
+        merged.cut_mono_ns[at] = final.last_mono_ns
         merged.next_turn[at] = np.maximum(merged.next_turn[at], final.turn + 1)
         merged.closed[at] |= final.kind == SnapshotKind.CLOSED
     return merged
+
+
+def handshake_bytes(turns: Turns) -> I64:
+    """Wire bytes that each turn spent on its connection's handshake; 0 where it is not in it.
+
+    A turn without payload is all handshake: a connection that was refused. Else SYN, SYN-ACK and the
+    acknowledgement are what the header bytes exceed those of the other packets by; where payload was sent again
+    the headers can't be told from it, and the usual sizes stand for them.
+    """
+    counts = turns.counts
+    wire = counts[:, IN_WIRE] + counts[:, OUT_WIRE]
+    payload = counts[:, IN_PAYLOAD] + counts[:, OUT_PAYLOAD]
+    bare = (payload == 0) & (counts[:, RESENT] == 0) & turns.first
+    opened = turns.first & turns.syn_sent & ~bare
+    result = np.where(bare, wire, 0)
+    if not opened.any():
+        return result
+    rows = np.flatnonzero(opened)
+    counts = counts[rows]
+    mapped = (turns.peer_hi[rows] == 0) & (turns.peer_lo[rows] >> np.uint64(32) == 0xFFFF)
+    plain = np.where(mapped, 40, 60)  # IP and TCP headers: RFC 791, RFC 8200, RFC 9293
+    in_headers = counts[:, IN_WIRE] - counts[:, IN_PAYLOAD]
+    out_headers = counts[:, OUT_WIRE] - counts[:, OUT_PAYLOAD]
+    stamped = plain + 12  # timestamps, RFC 7323, in every packet but not always agreed on
+    syn_ack = in_headers - (counts[:, IN_PACKETS] - 1) * stamped
+    header = np.where(syn_ack >= plain + 4, stamped, plain)
+    syn_ack = in_headers - (counts[:, IN_PACKETS] - 1) * header
+    opening = out_headers - (counts[:, OUT_PACKETS] - 2) * header
+    usual = (counts[:, RESENT] > 0) | (syn_ack > plain + 40) | (opening > 2 * plain + 80)
+    guess = np.minimum(3 * plain + 52, in_headers + out_headers)  # options: 20 in each SYN, 12 in the third packet
+    result[rows] = np.maximum(np.where(usual, guess, syn_ack + opening), 0)
+    return result
