@@ -143,6 +143,7 @@ def _base(path: str, chosen: Mapping[str, str]) -> tuple[str, tuple[Segment, ...
 
 
 def _base_segments(part: str, chosen: Mapping[str, str]) -> list[Segment]:
+    part = part.replace("{+", "{")  # a variable of a server never spans "/"
     names = _VARIABLE.findall(part)
     if not any(name in chosen for name in names):
         return list(parse_template(part).segments)

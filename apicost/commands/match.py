@@ -195,7 +195,7 @@ def _lines(name: str) -> Iterator[TextIO]:
         yield sys.stdin
         return
     try:
-        stream = open(name, encoding="utf-8", errors="surrogateescape")
+        stream = open(name, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 - closed below
     except OSError as error:
         problem = Problem(
             place=name, fact=f"cannot be read: {error.strerror}", effect="nothing is answered", fix="name a file"

@@ -47,6 +47,7 @@ from apicost.core.operations import (
     Place,
 )
 from apicost.core.paths import fits, normal_host, query_pairs, repairs, sort_key, split_path
+from apicost.core.trie import ANSWERS, SURE_PARAMETER, SURE_TAILS
 
 Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
@@ -89,10 +90,14 @@ class _Target(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What one host leads to in one scope: its tries, best class of hosts first."""
+    """What one host leads to in one scope: its tries, best class of hosts first.
+
+    start: above the root of the only trie of the best class, behind the empty text before a path's first "/": there
+    the walk by first choice starts. None where the best class has several tries.
+    """
 
     targets: tuple[_Target, ...]
-    root: trie.Node | None  # of the only trie of the best class: the walk by first choice starts here
+    start: trie.Node | None
     upstream: bool
 
 
@@ -151,7 +156,7 @@ class _Scope:
 def _view(targets: Sequence[_Target]) -> _View:
     ordered = tuple(sorted(targets, key=lambda target: target.rank))
     if ordered and (len(ordered) == 1 or ordered[1].rank > ordered[0].rank):
-        return _View(ordered, ordered[0].root, ordered[0].upstream)
+        return _View(ordered, {"": ordered[0].root}, ordered[0].upstream)
     return _View(ordered, None, False)
 
 
@@ -163,7 +168,7 @@ def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entr
             trie.insert(root, item.base).setdefault(trie.CLAIMS, []).append(owner)
         else:
             trie.insert(root, item.segments).setdefault(trie.ENTRIES, []).append(ranked[id(item)])
-    trie.mark_sure_parameters(root)
+    trie.mark_sure(root)
     leaves = [node for node in trie.nodes_of(root) if trie.ENTRIES in node]
     # Where some template documents HEAD, a HEAD on another path may fall through to it: no sure answer then.
     heads = any(entry.operation.method == "HEAD" for entry in ranked.values())
@@ -208,8 +213,8 @@ class Batch(NamedTuple):
     matches: tuple[Match, ...]
 
 
-class _Found(NamedTuple):
-    """A candidate: an entry under the class of the host that led to it."""
+class _Candidate(NamedTuple):
+    """An entry under the class of the host that led to it."""
 
     rank: int
     order: int
@@ -256,24 +261,24 @@ class Index:
         """
         scope = self._scope(route_id, service_id) if self.has_bindings else self._default
         view = scope.views.get(host) or scope.resolve(host)
-        node = view.root
+        _, node, upstream = view
         if node is not None:
-            raw = upstream_path if upstream_path and view.upstream else path
+            raw = upstream_path if upstream and upstream_path else path
             # What must be decoded or repaired takes the long way.
-            if "%" not in raw and "/." not in raw and "?" not in raw and "#" not in raw and raw[:1] == "/":
-                for segment in raw[1:].split("/"):
-                    child = node.get(segment)
-                    if child is None:
-                        child = node.get(trie.SURE_PARAMETER) if segment else None
-                        if child is None:
-                            break
-                    node = child
-                else:
-                    answers = node.get(trie.ANSWERS)
-                    if answers is not None:
-                        match: Match | None = answers.get(method)
-                        if match is not None:
-                            return match
+            if "%" not in raw and "/." not in raw and "?" not in raw and "#" not in raw:
+                rest = iter(raw.split("/"))
+                for segment in rest:
+                    if segment in node:
+                        node = node[segment]
+                    elif SURE_PARAMETER in node and segment:
+                        node = node[SURE_PARAMETER]
+                    else:
+                        node = trie.by_tail(node, [segment, *rest]) if SURE_TAILS in node else None
+                        break
+                if node is not None and ANSWERS in node:
+                    match: Match | None = node[ANSWERS].get(method)
+                    if match is not None:
+                        return match
         return self._search(scope, view, method, path, upstream_path, query_names)
 
     def find_batch(
@@ -347,51 +352,36 @@ class Index:
             return self._intern(Match(state=UNKNOWN_HOST, api=scope.sole_api))
         segments = split_path(path)
         behind = split_path(upstream_path) if upstream_path else segments
-        query = path.partition("#")[0].partition("?")[2]
-        pairs = query_pairs(query)
-        exact = bool(query) or not query_names
-        if not exact and query_names:
-            pairs = frozenset((name, None) for name in query_names.split(","))
-        found, owner = self._candidates(view, segments, behind, pairs, exact)
-        flags: tuple[str, ...] = ()
-        if not found:
-            for ours, theirs in _repaired(segments, behind):
-                found, _ = self._candidates(view, ours, theirs, pairs, exact)
-                if found:
-                    flags = (LOOSE,)
-                    break
-        if not found:
-            return self._intern(Match(state=UNDOCUMENTED_PATH, api=owner or scope.sole_api))
-        found.sort(key=lambda candidate: candidate[:2])
-        return self._intern(_choose(found, method, flags, exact))
+        asked = _asked(path, query_names)
+        hits = _walk(view, segments, behind)
+        match = self._best(hits, method, asked, ())
+        if match is not None:
+            return match
+        for ours, theirs in _repaired(segments, behind):
+            match = self._best(_walk(view, ours, theirs), method, asked, (LOOSE,))
+            if match is not None:
+                return match
+        api = _owner(view, segments, behind) or _alone(view) or scope.sole_api
+        return self._intern(Match(state=UNDOCUMENTED_PATH, api=api))
 
-    def _candidates(
-        self,
-        view: _View,
-        segments: list[str] | None,
-        behind: list[str] | None,
-        pairs: frozenset[tuple[str, str | None]],
-        exact: bool,
-    ) -> tuple[list[_Found], str | None]:
-        """Every template that fits, and the API whose base path does where the templates don't."""
-        found: list[_Found] = []
-        owners: list[tuple[int, int, _Owner]] = []
-        sole: dict[int, set[str]] = {}
-        for target in view.targets:
-            walked = behind if target.upstream else segments
-            if target.rank < ANY_HOST:
-                sole.setdefault(target.rank, set()).update(target.apis)
-            if walked is None:
-                continue
-            hits = trie.collect(target.root, walked)
-            for node in hits.nodes:
-                found.extend(
-                    _Found(target.rank, entry.order, entry)
-                    for entry in node[trie.ENTRIES]
-                    if not entry.discriminators or _asks(entry.discriminators, pairs, exact)
-                )
-            owners.extend((target.rank, -hits.claim_depth, owner) for owner in hits.claims)
-        return found, _owner(owners) or _alone(sole)
+    def _best(self, hits: _Hits, method: str, asked: _Asked, flags: tuple[str, ...]) -> Match | None:
+        """The answer from what fits the path; None where no template does."""
+        node = None if flags else _first(hits)
+        if node is not None:
+            answer: Match | None = node[ANSWERS].get(method)
+            if answer is not None:
+                return answer
+        found = [
+            _Candidate(hit.rank, entry.order, entry)
+            for hit in hits
+            for node in hit.nodes
+            for entry in node[trie.ENTRIES]
+            if not entry.discriminators or asked.satisfies(entry.discriminators)
+        ]
+        if not found:
+            return None
+        found.sort(key=lambda candidate: candidate[:2])
+        return self._intern(_choose(found, method, flags, asked.exact))
 
     def _intern(self, match: Match) -> Match:
         """One object per distinct answer, so that a batch has few of them."""
@@ -400,19 +390,84 @@ class Index:
         return self._answers.setdefault(match, match)
 
 
-def _owner(owners: list[tuple[int, int, _Owner]]) -> str | None:
-    """The API of the longest base path under the best class of hosts; None where two claim it equally."""
-    if not owners:
+class _Hit(NamedTuple):
+    """What fits a path in one of the tries that its host leads to."""
+
+    rank: int
+    nodes: list[trie.Node]
+
+
+_Hits = Sequence[_Hit]
+
+
+def _walk(view: _View, segments: list[str] | None, behind: list[str] | None) -> _Hits:
+    """What fits in each trie; `behind` is the path sent upstream."""
+    hits = []
+    for target in view.targets:
+        walked = behind if target.upstream else segments
+        if walked is not None:
+            hits.append(_Hit(target.rank, trie.collect(target.root, walked)))
+    return hits
+
+
+def _first(hits: _Hits) -> trie.Node | None:
+    """The node of the best template, where nothing ties with it."""
+    if not hits or (len(hits) > 1 and hits[1].rank == hits[0].rank):
         return None
-    best = min((rank, depth, owner.rank) for rank, depth, owner in owners)
-    apis = {owner.api for rank, depth, owner in owners if (rank, depth, owner.rank) == best}
+    nodes = hits[0].nodes
+    if len(nodes) < 2:
+        return nodes[0] if nodes else None
+    # The entries of one node compare equal, so the first stands for all.
+    ranked = sorted((node[trie.ENTRIES][0].order, at) for at, node in enumerate(nodes))
+    best, next_best = nodes[ranked[0][1]], nodes[ranked[1][1]]
+    return best if best[trie.ENTRIES][0].group != next_best[trie.ENTRIES][0].group else None
+
+
+def _owner(view: _View, segments: list[str] | None, behind: list[str] | None) -> str | None:
+    """The API of the longest base path under the best class of hosts; None where two claim it equally."""
+    claims: list[tuple[int, int, _Owner]] = []
+    for target in view.targets:
+        walked = behind if target.upstream else segments
+        depth, owners = trie.longest_claims(target.root, walked or ())
+        claims.extend((target.rank, -depth, owner) for owner in owners)
+    if not claims:
+        return None
+    best = min((rank, depth, owner.rank) for rank, depth, owner in claims)
+    apis = {owner.api for rank, depth, owner in claims if (rank, depth, owner.rank) == best}
     return apis.pop() if len(apis) == 1 else None
 
 
-def _alone(sole: dict[int, set[str]]) -> str | None:
-    """The API that alone has this host, for paths outside of every base path."""
-    apis = sole[min(sole)] if sole else set()
-    return next(iter(apis)) if len(apis) == 1 else None
+def _alone(view: _View) -> str | None:
+    """The API that alone has this host by name, for paths outside of every base path."""
+    best = view.targets[0].rank
+    apis = {api for target in view.targets if target.rank == best < ANY_HOST for api in target.apis}
+    return apis.pop() if len(apis) == 1 else None
+
+
+class _Asked(NamedTuple):
+    """The query of a request: (name, value) and (name, None) of each parameter.
+
+    exact: False where only the names are known; then (name, None) is all there is.
+    """
+
+    pairs: frozenset[tuple[str, str | None]]
+    exact: bool
+
+    def satisfies(self, discriminators: tuple[tuple[str, str | None], ...]) -> bool:
+        """Whether the query has all of them, as far as it is known."""
+        return all(((name, value) if self.exact else (name, None)) in self.pairs for name, value in discriminators)
+
+
+_NOTHING_ASKED = _Asked(frozenset(), True)
+
+
+def _asked(path: str, query_names: str | None) -> _Asked:
+    if "?" in path:
+        query = path.partition("#")[0].partition("?")[2]
+        return _Asked(query_pairs(query), True)
+    if query_names:
+        return _Asked(frozenset((name, None) for name in query_names.split(",")), False)
+    return _NOTHING_ASKED
 
 
 def _repaired(
@@ -428,13 +483,7 @@ def _repaired(
     ]
 
 
-def _asks(
-    discriminators: tuple[tuple[str, str | None], ...], pairs: frozenset[tuple[str, str | None]], exact: bool
-) -> bool:
-    return all(((name, value) if exact else (name, None)) in pairs for name, value in discriminators)
-
-
-def _choose(found: Sequence[_Found], method: str, flags: tuple[str, ...], exact: bool) -> Match:
+def _choose(found: Sequence[_Candidate], method: str, flags: tuple[str, ...], exact: bool) -> Match:
     """Rules 3 to 5 over ranked candidates, of which there is at least one."""
     best = found[0]
     fitting = [candidate for candidate in found if candidate.entry.operation.method == method]

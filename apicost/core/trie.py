@@ -25,6 +25,7 @@ MIXED_EDGES = 3  # [(pieces, node)]
 MULTI_EDGES = 4  # [MultiEdge]
 ENTRIES = 5  # [entry] of the templates that end here
 CLAIMS = 6  # [claim] of the base paths that end here
+SURE_TAILS = 7  # [(segments, literal tail, node)], longest first, behind one multi-segment parameter that is sure
 
 
 class MultiEdge(NamedTuple):
@@ -33,14 +34,6 @@ class MultiEdge(NamedTuple):
     prefix: str
     suffix: str
     node: Node
-
-
-class Hits(NamedTuple):
-    """What fits a path: the nodes that its last segment leads to, and the claims of the longest base path."""
-
-    nodes: list[Node]
-    claims: list[Any]
-    claim_depth: int  # segments of that base path; -1: no base path holds this path
 
 
 def insert(root: Node, segments: Sequence[Segment]) -> Node:
@@ -87,50 +80,97 @@ def nodes_of(root: Node) -> Iterable[Node]:
                 waiting.extend(edge.node for edge in value)
 
 
-def mark_sure_parameters(root: Node) -> None:
-    """Let the walk by first choice take a parameter where no mixed segment could be better."""
+def mark_sure(root: Node) -> None:
+    """Let the walk by first choice go on where only one non-literal edge leads on and nothing better can fit."""
     for node in nodes_of(root):
-        if PARAMETER_EDGE in node and MIXED_EDGES not in node:
+        if MIXED_EDGES in node:
+            continue
+        if PARAMETER_EDGE in node:
             node[SURE_PARAMETER] = node[PARAMETER_EDGE]
+        elif [(edge.prefix, edge.suffix) for edge in node.get(MULTI_EDGES, ())] == [("", "")]:
+            tails = _literal_tails(node[MULTI_EDGES][0].node)
+            if tails is not None:
+                node[SURE_TAILS] = tails
 
 
-def collect(root: Node, segments: Sequence[str]) -> Hits:
-    """All templates and the longest base paths that fit the decoded segments of a path."""
-    claims: list[Any] = root.get(CLAIMS, [])
-    depth = 0 if claims else -1
+def _literal_tails(node: Node) -> list[tuple[int, list[str], Node]] | None:
+    """What may follow a multi-segment parameter, best first, where all of it is literal; None where it is not.
+
+    Of two templates the one that goes on after the parameter is better, so the longest tail is.
+    """
+    tails = []
+    waiting: list[tuple[list[str], Node]] = [([], node)]
+    while waiting:
+        tail, end = waiting.pop()
+        if any(edge in end for edge in (PARAMETER_EDGE, MIXED_EDGES, MULTI_EDGES)):
+            return None
+        if ENTRIES in end:
+            tails.append((len(tail), tail, end))
+        waiting.extend(([*tail, text], child) for text, child in end.items() if isinstance(text, str))
+    return sorted(tails, key=lambda found: -found[0])
+
+
+def by_tail(node: Node, rest: list[str]) -> Node | None:
+    """The node of the best template behind a node's sure multi-segment parameter, for the segments left."""
+    for size, tail, end in node[SURE_TAILS]:
+        left = len(rest) - size
+        if left > 0 and rest[left:] == tail and (left > 1 or rest[0]):
+            found: Node = end
+            return found
+    return None
+
+
+def collect(root: Node, segments: Sequence[str]) -> list[Node]:
+    """The nodes of all templates that fit the decoded segments of a path."""
     frontier = [root]
     running: dict[int, MultiEdge] = {}  # edges that have taken the segment before and may take on
-    for position, text in enumerate(segments):
+    for text in segments:
         following: list[Node] = []
-        for edge in running.values():
-            if text.endswith(edge.suffix):
-                following.append(edge.node)
+        if running:
+            following.extend(edge.node for edge in running.values() if text.endswith(edge.suffix))
         for node in frontier:
-            child = node.get(text)
-            if child is not None:
-                following.append(child)
-            child = node.get(PARAMETER_EDGE)
-            if child is not None and text:
-                following.append(child)
+            if text in node:
+                following.append(node[text])
+            if PARAMETER_EDGE in node and text:
+                following.append(node[PARAMETER_EDGE])
             if MIXED_EDGES in node:
                 following.extend(child for segment, child in node[MIXED_EDGES] if fits(segment.pieces, text))
             if MULTI_EDGES in node:
-                _start(node[MULTI_EDGES], text, running, following)
+                for edge in node[MULTI_EDGES]:
+                    if text.startswith(edge.prefix):
+                        running[id(edge)] = edge
+                        if fits((edge.prefix, edge.suffix), text):
+                            following.append(edge.node)
         if not following and not running:
-            return Hits([], claims, depth)
-        # Two ways may lead to one node where a parameter spans "/".
-        frontier = list({id(node): node for node in following}.values()) if running else following
-        for node in frontier:
-            if CLAIMS in node:
-                if depth <= position:
-                    claims, depth = [], position + 1
-                claims = claims + node[CLAIMS]
-    return Hits([node for node in frontier if ENTRIES in node], claims, depth)
+            return following
+        if running and len(following) > 1:  # two ways may lead to one node
+            following = list({id(node): node for node in following}.values())
+        frontier = following
+    return [node for node in frontier if ENTRIES in node]
 
 
-def _start(edges: list[MultiEdge], text: str, running: dict[int, MultiEdge], following: list[Node]) -> None:
-    for edge in edges:
-        if text.startswith(edge.prefix):
-            running[id(edge)] = edge
-            if fits((edge.prefix, edge.suffix), text):
-                following.append(edge.node)
+def longest_claims(root: Node, segments: Sequence[str]) -> tuple[int, list[Any]]:
+    """The claims of the longest base paths that hold a path, behind their length in segments; -1 where none does.
+
+    Base paths have no parameters that span "/".
+    """
+    depth, claims = -1, []
+    frontier = [root]
+    for level, text in enumerate((*segments, None)):
+        here = [claim for node in frontier for claim in node.get(CLAIMS, ())]
+        if here:
+            depth, claims = level, here
+        if text is None:
+            break
+        frontier = [child for node in frontier for child in _children(node, text)]
+    return depth, claims
+
+
+def _children(node: Node, text: str) -> Iterable[Node]:
+    if text in node:
+        yield node[text]
+    if PARAMETER_EDGE in node and text:
+        yield node[PARAMETER_EDGE]
+    for segment, child in node.get(MIXED_EDGES, ()):
+        if fits(segment.pieces, text):
+            yield child
