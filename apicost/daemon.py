@@ -34,8 +34,8 @@ from apicost import __version__, run
 from apicost import config as configuration
 from apicost.core import records
 from apicost.core.clock import Clock
+from apicost.ingest import exit_spool, receiver, spool
 from apicost.ingest import probe as probing
-from apicost.ingest import receiver, spool
 from apicost.problems import InputError
 from apicost.store import lake
 from apicost.web import app as pages
@@ -81,7 +81,7 @@ class Daemon:
         for folder in (config.state_dir, config.spool_dir, config.ledger_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.token = receiver.read_token(config.receiver.token_file, create=True)
-        self.spool = spool.Spool.open(config.spool_dir)
+        self.spool = spool.Spool.open(config.spool_dir, node=config.node)
         self.ledger = lake.Lake.open(config.ledger_dir)
         for finding in (*self.spool.repairs, *self.ledger.repairs):
             log.warning("start-up repair: %s", finding)
@@ -108,15 +108,16 @@ class Daemon:
             loop.add_signal_handler(number, done.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         app = receiver.make_app(self._receiver_options(), self.spool)
-        runners = []
+        runners: list[web.AppRunner] = []
+        threads: list[threading.Thread] = []
         try:
-            runner, self.receiver_url = await _listen(app, self.config.receiver.listen)
-            runners.append(runner)
-            runner, self.web_url = await _listen(pages.make_app(self.status), self.config.web)
-            runners.append(runner)
             self.app = app
-            threads = [threading.Thread(target=self._probe_loop, name="probe", daemon=True)]
-            threads.append(threading.Thread(target=self._step_loop, name="steps", daemon=True))
+            runners.append(receiver.make_runner(app))
+            self.receiver_url = await _listen(runners[0], self.config.receiver.listen)
+            runners.append(web.AppRunner(pages.make_app(self.status), access_log=None))
+            self.web_url = await _listen(runners[1], self.config.web)
+            for name, target in (("probe", self._probe_loop), ("steps", self._step_loop)):
+                threads.append(threading.Thread(target=target, name=name, daemon=True))
             for thread in threads:
                 thread.start()
             await asyncio.to_thread(self._first_probe_try.wait)
@@ -126,7 +127,7 @@ class Daemon:
             if runners:
                 await runners[0].cleanup()
             self.stop_probe.set()
-            if runners:
+            if threads:
                 await asyncio.to_thread(threads[0].join)
                 self.stopping.set()
                 await asyncio.to_thread(threads[1].join)
@@ -308,21 +309,15 @@ class Daemon:
 
     def _step(self) -> None:
         started = time.monotonic()
-        sealed = self.spool.sealed()
-        consumed = self.ledger.consumed([ref.id for ref in sealed])
-        self.spool.drop([ref for ref in sealed if ref.id in consumed])
-        fresh = [ref for ref in sealed if ref.id not in consumed]
         # A bounded step: after a long stop the backlog is taken in pieces.
-        taken: list[Any] = []
-        rows = 0
-        for ref in fresh:
-            if taken and rows + ref.rows > MAX_STEP_ROWS:
-                break
-            taken.append(ref)
-            rows += ref.rows
+        sealed = self.spool.sealed(max_rows=MAX_STEP_ROWS)
+        consumed = self.ledger.consumed([ref.id for ref in sealed])
+        taken = [ref for ref in sealed if ref.id not in consumed]
+        self.spool.drop([ref for ref in sealed if ref.id in consumed])
+        behind = self.spool.backlog()["segments"] > len(taken)
         flows, lines, completeness = self.spool.read(taken)
         if self.config.record_dir is not None:
-            _record(self.config.record_dir, flows, lines)
+            _record(self.config.record_dir, flows, lines, completeness)
         clock = clock_now()
         outcome = self.pipeline.step(
             self.knowledge,
@@ -331,16 +326,17 @@ class Daemon:
             completeness,
             inputs=[ref.id for ref in taken],
             clock=clock,
-            now_mono_ns=clock.mono_ns if len(taken) == len(fresh) else _latest(flows, lines, clock.mono_ns),
+            now_mono_ns=_latest(flows, lines, clock.mono_ns) if behind else clock.mono_ns,
         )
         self.spool.drop(taken)
+        self.ledger.forget([ref.id for ref in taken])
         self.shared.calls.update(outcome.calls_by_api)
         self.shared.step_counts.update(outcome.counts)
         self.shared.steps += 1
         self.shared.step_seconds += time.monotonic() - started
 
     def _housekeeping(self) -> None:
-        receiver.pick_up(self.config.receiver.exit_spool_dir, self.spool)
+        exit_spool.pick_up(self.config.receiver.exit_spool_dir, self.spool)
         files = self._watched()
         if files != self.seen_files:
             self.seen_files = files
@@ -413,7 +409,7 @@ class Daemon:
             for name, value in probe.losses().items():
                 (counters if name in COUNTED_LOSSES else gauges)[f"probe_{name}"] = value
         gauges["resident_bytes"] = _resident_bytes()
-        gauges["spool_segments"] = len(self.spool.sealed())
+        gauges |= {f"spool_{k}": v for k, v in self.spool.backlog().items()}
         return pages.Status(
             node=self.config.node,
             failures=tuple(self.shared.failures.values()),
@@ -461,10 +457,11 @@ def _latest(flows: pa.Table, lines: pa.Table, fallback: int) -> int:
     return min(newest or fallback, fallback)
 
 
-def _record(folder: Path, flows: pa.Table, lines: pa.Table) -> None:
+def _record(folder: Path, flows: pa.Table, lines: pa.Table, completeness: pa.Table) -> None:
     from apicost.ingest import replay
 
-    replay.record(folder, flows, lines, clock_now())
+    if flows.num_rows or lines.num_rows or completeness.num_rows:
+        replay.record(folder, flows, lines, clock_now(), completeness)
 
 
 def _resident_bytes() -> int:
@@ -472,9 +469,8 @@ def _resident_bytes() -> int:
         return int(stream.read().split()[1]) * resource.getpagesize()
 
 
-async def _listen(app: web.Application, where: str) -> tuple[web.AppRunner, str]:
-    """Serve an application on HOST:PORT (port 0: any free one) or unix:PATH; returns where it is."""
-    runner = web.AppRunner(app, access_log=None)
+async def _listen(runner: web.AppRunner, where: str) -> str:
+    """Serve on HOST:PORT (port 0: any free one) or unix:PATH; returns where it is."""
     await runner.setup()
     try:
         if where.startswith("unix:"):
@@ -482,7 +478,7 @@ async def _listen(app: web.Application, where: str) -> tuple[web.AppRunner, str]
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             await web.UnixSite(runner, path).start()
-            return runner, where
+            return where
         host, _, port = where.rpartition(":")
         await web.TCPSite(runner, host.strip("[]"), int(port)).start()
     except OSError as error:
@@ -490,4 +486,4 @@ async def _listen(app: web.Application, where: str) -> tuple[web.AppRunner, str]
         raise OSError(
             f"cannot listen on {where}: {error.strerror or error}; name a free address in apicost.yaml"
         ) from None
-    return runner, f"http://{host}:{runner.addresses[0][1]}"
+    return f"http://{host}:{runner.addresses[0][1]}"

@@ -43,15 +43,11 @@ def load_knowledge(apis: Sequence[ApiSettings], price_file: Path | None, cache: 
     A bad document is among `problems` and leaves the others working.
     Raises InputError for a price book that can't be read: scopes must not silently be "unknown".
     """
-    catalog = openapi.load_apis([_source(api) for api in apis], cache_dir=cache)
-    scopes = Scopes(())
+    catalog = openapi.load_apis(apis, cache_dir=cache)
+    scopes = Scopes()
     if price_file is not None:
         scopes = Scopes(prices.load(price_file).scopes)
     return Knowledge(catalog.index, scopes, tuple(catalog.problems), len(catalog.operations))
-
-
-def _source(api: ApiSettings) -> openapi.ApiSource:
-    return openapi.ApiSource(**{name: getattr(api, name) for name in openapi.ApiSource.__dataclass_fields__})
 
 
 @dataclass(slots=True)
@@ -66,14 +62,13 @@ class StepCounts:
 class Pipeline:
     """Runs steps into one ledger. Not thread-safe: one step at a time."""
 
-    def __init__(
-        self, ledger: lake.Lake, settings: correlate.Settings, *, node: str, privacy: str = "full"
-    ) -> None:
+    def __init__(self, ledger: lake.Lake, settings: correlate.Settings, *, node: str, privacy: str = "full") -> None:
         self.ledger = ledger
         self.settings = settings
         self.node = node
         self.privacy = privacy
-        self.carry = correlate.Carry.from_tables(ledger.carry())
+        tables = ledger.carry()
+        self.carry = correlate.Carry.from_tables(tables) if tables else correlate.Carry.empty()
 
     def step(
         self,
@@ -125,6 +120,8 @@ def correlate_settings(config: Config) -> correlate.Settings:
     return correlate.Settings(
         line_wait_ns=int(config.correlate.line_wait_s * NANOSECONDS),
         flow_wait_ns=int(config.correlate.flow_wait_s * NANOSECONDS),
+        gateway_ports=config.probe.gateway_ports,
+        control_ports=config.probe.control_ports,
     )
 
 
