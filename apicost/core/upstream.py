@@ -84,8 +84,11 @@ class UpstreamSettings:
 
     @property
     def gap_wait_ns(self) -> int:
-        """How long a snapshot behind a missing one waits for it; then the two turns are one."""
-        return self.flow_wait_ns // 2
+        """How long a snapshot behind a missing one waits for it; then the two turns are one.
+
+        Less than `match_wait_ns`: else attempts would choose while turns are still held back.
+        """
+        return self.flow_wait_ns // 5
 
 
 class _WithCounts(Columns):
@@ -209,10 +212,11 @@ def attribute_upstream(
         known = known.take(np.arange(len(known)))  # it is written to below
 
     usable = _usable(turns, now_mono_ns, settings, final)
-    pairs = match(turns, usable, waiting, _owners(known))
-    turns, pairs = split_merged(turns, usable, waiting, pairs)
-    if not final:
-        pairs = pairs.take(waiting.log_mono_ns[pairs.attempt] <= now_mono_ns - settings.match_wait_ns)
+    ripe = final | (waiting.log_mono_ns <= now_mono_ns - settings.match_wait_ns)
+    owners = _owners(known)
+    pairs = match(turns, usable, waiting, owners)
+    turns, pairs = split_merged(turns, usable, waiting, ripe, pairs, owners)
+    pairs = pairs.take(ripe[pairs.attempt])
     settled = _settled(turns, waiting, pairs)
     claimed = np.zeros(len(turns), np.bool_)
     claimed[pairs.turn] = True
@@ -401,7 +405,7 @@ def _move_provisional(known: Flows, turns: Turns, gone: Bool) -> None:
     if not len(rows):
         return
     at, _ = find(known, turns.flow[rows])
-    known.counts[at] += turns.counts[rows]
+    np.add.at(known.counts, at, turns.counts[rows])  # a merged one may have become several rows
     known.next_turn[at] = turns.turn[rows]
     known.cut_mono_ns[at] = turns.last_mono_ns[rows]
 

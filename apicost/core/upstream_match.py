@@ -23,6 +23,10 @@ from apicost.core.upstream_turns import Turns, run_starts
 MOST_VOTES = 50  # as many matches as a flow's owner remembers
 CLOCK_SLACK_NS = 100_000  # the plugin writes its times in whole microseconds, some after the event
 
+# After the access phase the request goes out within 15 us at the median, 86 us at p99, 1 ms at p99.9, measured on
+# 20,000 requests at full load; reading a request's body comes between, too.
+SOON_NS = (50_000, 250_000, 1_000_000, None)
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -134,9 +138,16 @@ def in_order(
     )
     turn, attempt, sure = _queue(table)
     if not sure.all() or len(turn) < min(len(turn_row), len(attempt_row)):
-        turn, attempt, sure = _again(
-            table, turns.flow[turn_row], attempts.worker_pid[attempt_row], owners, turn, attempt, sure
+        chosen = np.flatnonzero(sure)
+        turn, attempt = _again(
+            table,
+            turns.flow[turn_row],
+            attempts.worker_pid[attempt_row],
+            owners,
+            turn[chosen],
+            attempt[chosen],
         )
+        sure = np.arange(len(turn)) < len(chosen)
     return Pairs(turn=turn_row[turn], attempt=attempt_row[attempt], sure=sure, proved=np.ones(len(turn), np.bool_))
 
 
@@ -174,8 +185,10 @@ class _Table:
         )
 
 
-def _queue(table: _Table) -> tuple[Rows, Rows, Bool]:
+def _queue(table: _Table, soon_ns: int | None = None) -> tuple[Rows, Rows, Bool]:
     """Each attempt, earliest window first, takes the earliest turn of its group left that begins in its window.
+
+    soon_ns: only turns that begin so soon after the window does.
 
     Returns rows of the turns, rows of the attempts, and whether neither had a choice.
     """
@@ -197,37 +210,44 @@ def _queue(table: _Table) -> tuple[Rows, Rows, Bool]:
     position = np.maximum.accumulate(first - step + lift) - lift + step
     at = np.minimum(position, len(turn_at) - 1)
     fits = (position < behind) & (turn_group[at] == group) & (sorted_table.end[at] <= log)
+    if soon_ns is not None:
+        fits &= sorted_table.begin[at] <= sorted_table.low + CLOCK_SLACK_NS + soon_ns
     rivals = np.searchsorted(low_at, turn_at, "right") - np.searchsorted(np.sort(log_at), turn_at, "left")
     sure = (behind - first == 1) & (rivals[at] == 1)
     taken = np.flatnonzero(fits)
     return turn_order[at[taken]], attempt_order[taken], sure[taken]
 
 
-def _again(
-    table: _Table, flow: U64, worker_pid: I32, owners: Owners, turn: Rows, attempt: Rows, sure: Bool
-) -> tuple[Rows, Rows, Bool]:
-    """Pair once more what had a choice: first within workers, then whoever is left."""
-    owner = owners.with_votes(flow[turn], worker_pid[attempt]).of(flow)
-    answer = [(turn[sure], attempt[sure])]
-    turns_left = _others(len(table.begin), answer[0][0])
-    attempts_left = _others(len(table.low), answer[0][1])
+def _again(table: _Table, flow: U64, worker_pid: I32, owners: Owners, turn: Rows, attempt: Rows) -> tuple[Rows, Rows]:
+    """Pair what had a choice, after the pairs given: first within workers, soonest first, then whoever is left.
+
+    Soonest first, so that where a turn is missing its attempt does not push all later ones by one.
+    """
+    turns_left, attempts_left = _others(len(table.begin), turn), _others(len(table.low), attempt)
+    likely = _queue(table.narrowed(turns_left, attempts_left), SOON_NS[0])
+    owners = owners.with_votes(
+        flow[np.append(turn, turns_left[likely[0]])], worker_pid[np.append(attempt, attempts_left[likely[1]])]
+    )
+    owner = owners.of(flow)
+    answer = [(turn, attempt)]
     for by_worker in (True, False):
-        if by_worker:
-            owned = turns_left[owner[turns_left] >= 0]
-            # A worker's number stands beside the group's: process ids fit 22 bits (PID_MAX_LIMIT).
-            group_of_turn = (table.turn_group[owned] << 22) | owner[owned]
-            group = (table.attempt_group[attempts_left] << 22) | (worker_pid[attempts_left] & 0x3FFFFF)
-            group_of_turn, group, kept_turns, kept = _groups(group_of_turn.astype(np.uint64), group.astype(np.uint64))
-            rows, tries = owned[kept_turns], attempts_left[kept]
-            found = _queue(table.narrowed(rows, tries, group_of_turn, group))
-        else:
-            rows, tries = turns_left, attempts_left
-            found = _queue(table.narrowed(rows, tries))
-        answer.append((rows[found[0]], tries[found[1]]))
-        turns_left = np.setdiff1d(turns_left, answer[-1][0], assume_unique=True)
-        attempts_left = np.setdiff1d(attempts_left, answer[-1][1], assume_unique=True)
-    turn, attempt = (np.concatenate([pair[side] for pair in answer]) for side in (0, 1))
-    return turn, attempt, np.arange(len(turn)) < len(answer[0][0])
+        for soon_ns in SOON_NS:
+            rows = turns_left[owner[turns_left] >= 0] if by_worker else turns_left
+            tries = attempts_left
+            if by_worker:
+                # A worker's number stands beside the group's: process ids fit 22 bits (PID_MAX_LIMIT).
+                group_of_turn = (table.turn_group[rows] << 22) | owner[rows]
+                group = (table.attempt_group[tries] << 22) | (worker_pid[tries] & 0x3FFFFF)
+                found = _queue(table.narrowed(rows, tries, group_of_turn, group), soon_ns)
+            else:
+                found = _queue(table.narrowed(rows, tries), soon_ns)
+            answer.append((rows[found[0]], tries[found[1]]))
+            turns_left = np.setdiff1d(turns_left, answer[-1][0], assume_unique=True)
+            attempts_left = np.setdiff1d(attempts_left, answer[-1][1], assume_unique=True)
+            if not len(turns_left) or not len(attempts_left):
+                break
+    turns, attempts = (np.concatenate([pair[side] for pair in answer]) for side in (0, 1))
+    return turns, attempts
 
 
 def _others(size: int, rows: Rows) -> Rows:

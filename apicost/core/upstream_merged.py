@@ -16,7 +16,7 @@ from apicost.core.upstream_columns import (
     Bool,
     Counts,
 )
-from apicost.core.upstream_match import Pairs, Rows, Waiting
+from apicost.core.upstream_match import Owners, Pairs, Rows, Waiting
 from apicost.core.upstream_turns import Turns, run_starts
 
 OVERLAP_NS = 50_000_000  # a delayed acknowledgement, RFC 1122 section 4.2.3.2 allows 500 ms, Linux takes 40 ms
@@ -26,8 +26,12 @@ MOST_STEPS_IN_ALL = 400_000  # in one step of the correlator; what is left is tr
 PLENTY = 16  # turns of an unclaimed tail that are kept apart: a stream's beginning is among them
 
 
-def split_merged(turns: Turns, usable: Rows, attempts: Waiting, pairs: Pairs) -> tuple[Turns, Pairs]:
+def split_merged(
+    turns: Turns, usable: Rows, attempts: Waiting, ripe: Bool, pairs: Pairs, owners: Owners
+) -> tuple[Turns, Pairs]:
     """Give each merged turn that nobody took to the attempts whose bytes sum to it.
+
+    ripe: attempts that may be settled in this step; a merged turn is given out to all its attempts at once.
 
     Returns the turns, merged ones replaced by one row for each attempt found, and the pairs with their turn
     rows renumbered and these attempts added. The payload of each is its attempt's own; headers and resent
@@ -38,17 +42,18 @@ def split_merged(turns: Turns, usable: Rows, attempts: Waiting, pairs: Pairs) ->
     free[pairs.turn] = False
     payload = turns.counts[:, IN_PAYLOAD] + turns.counts[:, OUT_PAYLOAD]
     rows = np.flatnonzero(free & (turns.n_turns > 1) & (payload > 0))
-    waiting = np.ones(len(attempts), np.bool_)
+    waiting = ripe.copy()
     waiting[pairs.attempt] = False
     waiting &= ~attempts.tls & (attempts.sent_bytes > 0) & (attempts.received_bytes >= 0)
     if not len(rows) or not waiting.any():
         return turns, pairs
     found: dict[int, list[int]] = {}
+    owner = owners.with_votes(turns.flow[pairs.turn], attempts.worker_pid[pairs.attempt]).of(turns.flow)
     steps = MOST_STEPS_IN_ALL
     for row in rows[np.argsort(turns.end_mono_ns[rows], kind="stable")].tolist():
         if steps <= 0:
             break
-        chosen, spent = _members(turns, row, attempts, waiting)
+        chosen, spent = _members(turns, row, attempts, waiting, int(owner[row]))
         steps -= spent
         if chosen:
             found[row] = chosen
@@ -56,7 +61,7 @@ def split_merged(turns: Turns, usable: Rows, attempts: Waiting, pairs: Pairs) ->
     return _replaced(turns, attempts, pairs, found) if found else (turns, pairs)
 
 
-def _members(turns: Turns, row: int, attempts: Waiting, waiting: Bool) -> tuple[list[int], int]:
+def _members(turns: Turns, row: int, attempts: Waiting, waiting: Bool, owner: int) -> tuple[list[int], int]:
     """Attempts, one after the other on the row's connection, that sum to its payload; and the steps taken."""
     counts = turns.counts[row]
     begin, end = int(turns.begin_mono_ns[row]) - OVERLAP_NS, int(turns.end_mono_ns[row])
@@ -64,6 +69,8 @@ def _members(turns: Turns, row: int, attempts: Waiting, waiting: Bool) -> tuple[
     fits &= (attempts.addr_hi == turns.peer_hi[row]) & (attempts.low_mono_ns <= end) & (attempts.log_mono_ns >= begin)
     fits &= (attempts.low_mono_ns >= begin) & (attempts.sent_bytes <= counts[OUT_PAYLOAD])
     fits &= attempts.received_bytes <= counts[IN_PAYLOAD]
+    if owner >= 0:
+        fits &= attempts.worker_pid == owner
     rows = np.flatnonzero(fits)
     rows = rows[np.lexsort((attempts.log_mono_ns[rows], attempts.low_mono_ns[rows]))][:MOST_CANDIDATES].tolist()
     spent = 0
