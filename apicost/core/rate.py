@@ -30,7 +30,7 @@ import pyarrow as pa
 from apicost.core import money, records
 from apicost.core.period import Period
 from apicost.core.pricebook import Price, PriceBook, SharedCost, Sku
-from apicost.core.statement import PRICED, UNALLOCATED, UNPRICED, DayFigure, Line, Statement
+from apicost.core.statement import PRICED, UNALLOCATED, UNPRICED, Line, Statement
 from apicost.core.usage_rows import KEYS, UsageRows, gather
 
 Ints = npt.NDArray[np.int64]
@@ -79,7 +79,7 @@ class _Piece:
     line: Line
     keys: Ints
     quantity: Ints
-    by_day: tuple[Ints, int]  # weight of each day and their sum: how the line's cost falls on days
+    bearers: Mask | None
 
 
 class _Sheet:
@@ -105,14 +105,13 @@ class _Sheet:
         for first, end, price in self._stretches(sku):
             within = (self.usage.day >= first) & (self.usage.day < end)
             left = self._by_key(np.where(within, quantity, 0))
-            days = self._by_day(np.where(within, quantity, 0))
             if price is None:
                 line = _line(sku, first, end, state=UNPRICED, reason=NO_PRICE, place=sku.place)
-                self._add(line, left, days)
+                self._add(line, left, picked)
                 continue
-            consumed = self._add_tiers(_line(sku, first, end), sku, price, left, days, consumed)
+            consumed = self._add_tiers(_line(sku, first, end), sku, price, left, picked, consumed)
 
-    def _add_tiers(self, blank: Line, sku: Sku, price: Price, left: Ints, days: Ints, consumed: int) -> int:
+    def _add_tiers(self, blank: Line, sku: Sku, price: Price, left: Ints, picked: Mask, consumed: int) -> int:
         """Charges of one stretch of days; `consumed` is where on the SKU's month it begins, and the result
         where it ends."""
         end = consumed + money.exact_sum(left)
@@ -126,7 +125,7 @@ class _Sheet:
                 blank, price=amount, tier=label, price_id=f"{sku.id}/{price.since}/{number}", place=place,
                 starts_at=consumed, pool=pool,
             )  # fmt: skip
-            self._add(line, part, days)
+            self._add(line, part, picked)
             left, consumed = left - part, upto
         return end
 
@@ -140,7 +139,7 @@ class _Sheet:
             values = self.usage.of((measure,))
             if measure in self.covered:
                 open_ = np.where(self.covered[measure][self.usage.key], 0, values)
-                self._add(blank, self._by_key(open_), self._by_day(open_))
+                self._add(blank, self._by_key(open_), None)
             else:
                 self._add_for_month(replace(blank, reason=NOT_SOLD), money.exact_sum(values))
         if any(sku.meter == "bytes" and sku.byte_basis != "app" for sku in self.book.skus):
@@ -149,7 +148,7 @@ class _Sheet:
                 sku=None, state=UNPRICED, meter="app_only_bytes", unit="GB", unit_base=10**9, price=None, tier=None,
                 first_day=0, end_day=len(self.period.days), reason=APP_ONLY,
             )  # fmt: skip
-            self._add(line, self._by_key(values), self._by_day(values))
+            self._add(line, self._by_key(values), None)
 
     # -- shared costs --------------------------------------------------------------------------------------
 
@@ -171,14 +170,14 @@ class _Sheet:
         )  # fmt: skip
         self._add_for_month(replace(blank, state=UNALLOCATED, tier="idle", reason=IDLE), idle_units)
         for name, part in zip(shared.weights, units, strict=True):
-            values = self.usage.of(WIRE_BYTES if name == "bytes" else ("calls",))
-            weight = self._by_key(values)
+            columns = WIRE_BYTES if name == "bytes" else ("calls",)
+            weight = self._by_key(self.usage.of(columns))
             line = replace(
-                blank, meter=name, tier=f"share by {name}", pool=money.exact_sum(weight),
+                blank, meter=name, columns=columns, tier=f"share by {name}", pool=money.exact_sum(weight),
                 price_id=f"{shared.id}/{shared.method}/{name}",
             )  # fmt: skip
             if line.pool:
-                self._add(line, money.share(part, weight), self._by_day(values))
+                self._add(line, money.share(part, weight), np.ones(self.keys, np.bool_))
             else:
                 self._add_for_month(replace(line, state=UNALLOCATED, reason=NO_WEIGHT), part)
 
@@ -198,48 +197,21 @@ class _Sheet:
         minor = 10**self.book.statement_scale
         total_minor = money.half_even(exact * minor)
         billed = _billed(lines, keys, key, number, quantity, minor, total_minor)
-        days, no_day = self._days(lines, minor, total_minor)
         return Statement(
             book=self.book, period=self.period, usage=self.usage, keys=keys, lines=tuple(lines), key=key, line=number,
-            quantity=quantity, billed_minor=billed, total_exact=exact, total_minor=total_minor, days=days,
-            days_unallocated_minor=no_day,
+            quantity=quantity, billed_minor=billed, total_exact=exact, total_minor=total_minor,
+            bearers=tuple(piece.bearers for piece in self.pieces),
         )  # fmt: skip
 
-    def _days(self, lines: Sequence[Line], minor: int, total_minor: int) -> tuple[tuple[DayFigure, ...], int]:
-        """The total by day: each line's cost falls on days as its quantity, or its weight, did."""
-        count = len(self.period.days)
-        exact = [Fraction()] * (count + 1)  # the last is for what belongs to no day
-        for line, piece in zip(lines, self.pieces, strict=True):
-            if line.price is None:
-                continue
-            weights, whole = piece.by_day
-            cost = line.cost_of(line.quantity) * minor
-            if not whole:
-                exact[count] += cost
-                continue
-            for day in np.flatnonzero(weights).tolist():
-                exact[day] += cost * int(weights[day]) / whole
-        billed = money.round_by_remainder(exact, total_minor)
-        calls, wire = self._by_day(self.usage.of(("calls",))), self._by_day(self.usage.of(WIRE_BYTES))
-        figures = tuple(
-            DayFigure(
-                day=day, start_unix_s=self.period.starts[i], calls=int(calls[i]), wire_bytes=int(wire[i]),
-                billed_minor=billed[i],
-            )
-            for i, day in enumerate(self.period.days)
-        )  # fmt: skip
-        return figures, billed[count]
-
-    def _add(self, line: Line, by_key: Ints, by_day: Ints) -> None:
+    def _add(self, line: Line, by_key: Ints, bearers: Mask | None) -> None:
         keys = np.flatnonzero(by_key)
         if len(keys):
-            self.pieces.append(_Piece(line, keys, by_key[keys], (by_day, money.exact_sum(by_day))))
+            self.pieces.append(_Piece(line, keys, by_key[keys], bearers))
 
     def _add_for_month(self, line: Line, quantity: int) -> None:
         """A charge that no usage row bears: its key is the last one, all null."""
         if quantity:
-            nothing = np.zeros(len(self.period.days), np.int64)
-            self.pieces.append(_Piece(line, np.array([self.keys]), np.array([quantity], np.int64), (nothing, 0)))
+            self.pieces.append(_Piece(line, np.array([self.keys]), np.array([quantity], np.int64), None))
 
     def _where(self, sku: Sku) -> Mask:
         """Which keys fulfil every condition of a SKU."""
@@ -261,9 +233,6 @@ class _Sheet:
 
     def _by_key(self, values: Ints) -> Ints:
         return money.add_by(self.usage.key, values, self.keys)
-
-    def _by_day(self, values: Ints) -> Ints:
-        return money.add_by(self.usage.day, values, len(self.period.days))
 
 
 def _billed(
@@ -299,7 +268,7 @@ def _nodes(keys: pa.Table, columns: int, key: Ints) -> Ints:
 
 def _line(sku: Sku, first: int, end: int, **what: str) -> Line:
     return Line(
-        sku=sku.id, state=what.pop("state", PRICED), meter="+".join(sku.columns), unit=sku.unit,
+        sku=sku.id, state=what.pop("state", PRICED), meter="+".join(sku.columns), columns=sku.columns, unit=sku.unit,
         unit_base=sku.unit_base, price=None, tier=None, first_day=first, end_day=end, reason=what.get("reason"),
         place=what.get("place", ""),
     )  # fmt: skip

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -70,6 +69,7 @@ class Line:
     """One price, or one reason for having none, that charges of a statement share.
 
     first_day, end_day: days of the period, from 0; the end is exclusive.
+    columns: the usage columns that were added up, by which the line's cost falls on days.
     starts_at, pool: where on the SKU's month this line begins, and the quantity of the stretch of days
         that was left to be shared when the line was given out (base units). With `quantity`, the sum over
         the line's charges, they say how a tier was shared: pro rata of what was left of each row.
@@ -86,6 +86,7 @@ class Line:
     end_day: int
     price_id: str | None = None
     reason: str | None = None
+    columns: tuple[str, ...] = ()
     place: str = ""
     starts_at: int = 0
     pool: int = 0
@@ -104,17 +105,6 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DayFigure:
-    """One day of the month. Days and `unallocated` sum to the statement's total, by largest remainder."""
-
-    day: date
-    start_unix_s: int
-    calls: int
-    wire_bytes: int
-    billed_minor: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """A month rated with one price book.
 
@@ -122,7 +112,7 @@ class Statement:
     key, line, quantity, billed_minor: one value per charge, sorted by key, then line. `quantity` is in base
         units; `billed_minor` in 10**-statement_scale of the currency, 0 where the line has no price.
     total_minor: the statement's total, half-even rounding of `total_exact`.
-    days_unallocated_minor: the part of the total that belongs to no day.
+    bearers: for each line which keys its SKU picks, among them all that bear it; None where none does.
     """
 
     book: PriceBook
@@ -136,8 +126,7 @@ class Statement:
     billed_minor: npt.NDArray[np.int64]
     total_exact: Fraction
     total_minor: int
-    days: tuple[DayFigure, ...]
-    days_unallocated_minor: int
+    bearers: tuple[npt.NDArray[np.bool_] | None, ...]
 
     def __len__(self) -> int:
         return len(self.key)
@@ -157,13 +146,12 @@ class Statement:
         """All charges, columns as in CHARGE."""
         return self.table(0, len(self))
 
-    def charge_ids(self, start: int, stop: int) -> list[str]:
+    def charge_ids(self, charges: npt.NDArray[np.integer]) -> list[str]:
         """Identities of some charges: the line's 32 bits and the key's 80 as hexadecimal digits.
 
         The same key, month, price and book version give the same identity whatever else the month holds.
         """
-        picked = self.key[start:stop]
-        rows, place = np.unique(picked, return_inverse=True)
+        rows, place = np.unique(self.key[charges], return_inverse=True)
         names = self.keys.take(rows)
         joined = money.joined([_texts(names, name).fill_null("\x00") for name in KEYS], "\x1f").to_pylist()
         month = self.period.name
@@ -171,8 +159,15 @@ class Statement:
         line_part = [self._line_hash(line) for line in self.lines]
         return [
             f"{line_part[line]}{row_part[row]}"
-            for line, row in zip(self.line[start:stop].tolist(), place.tolist(), strict=True)
+            for line, row in zip(self.line[charges].tolist(), place.tolist(), strict=True)
         ]
+
+    def find(self, charge_id: str) -> int | None:
+        """The position of a charge; None where this statement has none of that identity."""
+        lines = [n for n, line in enumerate(self.lines) if charge_id.startswith(self._line_hash(line))]
+        candidates = np.flatnonzero(np.isin(self.line, lines))
+        ids = self.charge_ids(candidates)
+        return int(candidates[ids.index(charge_id)]) if charge_id in ids else None
 
     def _line_hash(self, line: Line) -> str:
         first = self.period.days[line.first_day] if line.end_day > line.first_day else ""
@@ -193,7 +188,7 @@ class Statement:
         scale = self.book.statement_scale
         billed = money.fixed_texts(self.billed_minor[start:stop], scale)
         columns: dict[str, pa.Array] = {
-            "charge_id": pa.array(self.charge_ids(start, stop), pa.string()),
+            "charge_id": pa.array(self.charge_ids(np.arange(start, stop)), pa.string()),
             "period_start": _by_line(line, starts),
             "period_end": _by_line(line, ends),
             **{name: rows.column(name).combine_chunks() for name in KEYS},

@@ -1,0 +1,146 @@
+"""What report, export and explain have in common: which ledger, which prices, which month."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from apicost import config
+from apicost.catalog import prices
+from apicost.core import period, rate
+from apicost.core.period import Period
+from apicost.core.pricebook import PriceBook
+from apicost.core.statement import Statement
+from apicost.core.usage_rows import KEYS
+from apicost.problems import InputError, Problem
+from apicost.report.export import ApiInfo
+from apicost.store.catalogue import CATALOGUE, LedgerError
+from apicost.store.query import Ledger
+
+DEFAULT_CONFIG = Path("apicost.yaml")
+_ONE_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where a month comes from. book: None where no price book is named."""
+
+    ledger: Path
+    book: PriceBook | None
+    apis: Mapping[str, ApiInfo]
+
+    @property
+    def priced(self) -> PriceBook:
+        """The price book. Raises InputError where none is named."""
+        if self.book is None:
+            raise error("--prices", "no price book is named", "no cost can be said", "add --prices FILE, or prices: "
+                         "FILE to apicost.yaml")  # fmt: skip
+        return self.book
+
+
+def add_options(parser: argparse.ArgumentParser, *, month: bool = True) -> None:
+    """The options that say which ledger, prices and month."""
+    parser.add_argument("-c", "--config", type=Path, help=f"apicost.yaml (default: ./{DEFAULT_CONFIG} if it is there)")
+    parser.add_argument("--ledger", type=Path, help="the ledger's folder; without a configuration this is needed")
+    parser.add_argument("--prices", type=Path, help="price book; replaces the configuration's")
+    parser.add_argument(
+        "--month", required=month, metavar="YYYY-MM", help="calendar month of the price book's time zone"
+    )
+
+
+def sources(options: argparse.Namespace) -> Sources:
+    """Ledger, price book and APIs as the options say. Raises InputError with every problem."""
+    file = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() and not options.ledger else None)
+    settings = config.load(file) if file else None
+    folder = options.ledger or (settings.ledger_dir if settings else None)
+    if folder is None:
+        raise error(
+            "--ledger", "no ledger is named", "there is nothing to read", "add --ledger PATH or -c apicost.yaml"
+        )
+    if not (folder / CATALOGUE).exists() and (folder / "ledger" / CATALOGUE).exists():
+        folder = folder / "ledger"  # the daemon's state folder was named
+    file = options.prices or (settings.prices if settings else None)
+    apis = {
+        api.id: ApiInfo(title=api.title, owner=api.owner, team=api.team, tags=dict(api.tags))
+        for api in (settings.apis if settings else ())
+    }
+    return Sources(ledger=folder, book=prices.load(file) if file else None, apis=apis)
+
+
+def month_of(name: str, book: PriceBook | None) -> Period:
+    """The month of an option. Raises InputError where it is none."""
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", name) or name < "0001-01":
+        raise error("--month", f"{name!r} is not a month", "nothing is written", "write YYYY-MM, such as 2026-11")
+    return period.month(name, book.time_zone if book else "UTC")
+
+
+@contextlib.contextmanager
+def open_ledger(folder: Path) -> Iterator[Ledger]:
+    """The ledger. Raises InputError where there is none or it can't be read."""
+    try:
+        with Ledger.open(folder) as ledger:
+            yield ledger
+    except LedgerError as failure:
+        raise error(
+            str(folder), str(failure), "there is nothing to read", "name the ledger's folder: --ledger PATH"
+        ) from None
+    except OSError as failure:
+        raise error(str(folder), f"can't be read or written: {failure}", "the month is not written whole",
+                     "mend what the message says") from None  # fmt: skip
+
+
+def read_usage(ledger: Ledger, month: Period) -> pa.Table | None:
+    """The month's usage by day and key; None where there is none."""
+    usage = ledger.usage(month.starts, KEYS)
+    return usage if usage.num_rows else None
+
+
+def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, int] | None:
+    """The month before and its total with the same price book; None where the ledger has nothing of it.
+
+    Only the keys that prices ask for are read: the total does not depend on the others.
+    """
+    before = period.month((month.days[0].replace(day=1) - _ONE_DAY).strftime("%Y-%m"), book.time_zone)
+    asked = {column for sku in book.skus for column in sku.where}
+    usage = ledger.usage(before.starts, sorted(asked))
+    return (before.name, rate.rate(usage, book, before).total_minor) if usage.num_rows else None
+
+
+def say(text: str) -> None:
+    """Progress for a person at a terminal; silent otherwise."""
+    if sys.stderr.isatty():
+        print(f"apicost: {text}", file=sys.stderr)
+
+
+def no_data(month: str, folder: Path) -> int:
+    """Says that a month has no usage; the exit code for too little data."""
+    print(f"apicost: the ledger {folder} has no usage in {month}", file=sys.stderr)
+    return 3
+
+
+def error(place: str, fact: str, effect: str, fix: str) -> InputError:
+    """One problem of an option."""
+    return InputError([Problem(place=place, fact=fact, effect=effect, fix=fix)])
+
+
+def statement_of(ledger: Ledger, month: Period, book: PriceBook) -> Statement | None:
+    """The month rated; None where it has no usage."""
+    say(f"reading {month.name} from {ledger.folder}")
+    usage = read_usage(ledger, month)
+    if usage is None:
+        return None
+    return rated(usage, month, book)
+
+
+def rated(usage: pa.Table, month: Period, book: PriceBook) -> Statement:
+    """A month's usage with its prices."""
+    say(f"rating {usage.num_rows:,} usage rows with {book.id} {book.version}")
+    return rate.rate(usage, book, month)

@@ -1,0 +1,96 @@
+"""`apicost report`: the month as a page to forward, and the CSV files that its figures come from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from apicost import durable
+from apicost.commands import _months
+from apicost.core.statement import Statement
+from apicost.report import csvfile, export, monthly, render
+
+DESCRIPTION = """Write what a month cost, by API, operation, consumer and day.
+
+Files in the folder of --out (one folder per month: they are overwritten):
+  report.html   one page, self-contained, printable
+  charges.csv   every charge: bearer, SKU, quantity, unit price, list cost, billed cost
+  usage.csv     the usage they were made from, by day
+  days.csv      the cost by day
+  report.json   the page's figures for programs (--format json)
+
+The month is one of the price book's time zone. A running daemon is not disturbed."""
+
+EPILOG = """examples:
+  apicost report --month 2026-11 -c apicost.yaml --out reports/2026-11
+  apicost report --month 2026-11 --ledger /var/lib/apicost/ledger --prices prices.yaml --api shop --out shop-2026-11
+
+exit codes: 0 written, 2 an option, configuration or price book is wrong, 3 the month has no usage"""
+
+FORMATS = ("html", "csv", "json")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command. Raises InputError for what the user must mend."""
+    parser = argparse.ArgumentParser(
+        prog="apicost report", description=DESCRIPTION, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _months.add_options(parser)
+    parser.add_argument("--api", metavar="ID", help="only this API's part of the statement")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files; made if needed")
+    parser.add_argument("--format", default="html,csv", metavar="LIST", help="of html,csv,json (default: html,csv)")
+    options = parser.parse_args(argv)
+    formats = [name.strip() for name in options.format.split(",") if name.strip()]
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise _months.error(
+            "--format", f"unknown: {', '.join(unknown)}", "nothing is written", f"use {','.join(FORMATS)}"
+        )
+    sources = _months.sources(options)
+    book = sources.priced
+    month = _months.month_of(options.month, book)
+    with _months.open_ledger(sources.ledger) as ledger:
+        statement = _months.statement_of(ledger, month, book)
+        if statement is None:
+            return _months.no_data(month.name, sources.ledger)
+        if options.api is not None and not export.keys_of(statement.keys, options.api).any():
+            print(f"apicost: API {options.api!r} has no usage in {month.name}", file=sys.stderr)
+            return 3
+        figures = monthly.figures(
+            statement,
+            apis=sources.apis,
+            completeness=ledger.completeness(month.start_unix_s, month.end_unix_s) or None,
+            previous=None if options.api else _months.total_before(ledger, month, book),
+            damaged=[str(damage) for damage in ledger.damaged],
+            api=options.api,
+        )
+    written = write(statement, figures, options.out, formats)
+    print(render.View(figures).summary, file=sys.stderr)
+    for path in written:
+        print(path)
+    return 0
+
+
+def write(statement: Statement, figures: monthly.Figures, out: Path, formats: list[str]) -> list[Path]:
+    """Write the files of a report; returns their paths. Raises InputError where the folder can't be written."""
+    written = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if "html" in formats:
+            written.append(out / "report.html")
+            durable.write_bytes(written[-1], render.html(figures).encode())
+        if "json" in formats:
+            written.append(out / "report.json")
+            durable.write_bytes(written[-1], render.as_json(figures).encode())
+        if "csv" in formats:
+            _months.say(f"writing {figures.charges:,} charges")
+            written += [out / "charges.csv", out / "usage.csv", out / "days.csv"]
+            export.write_charges(statement, written[-3], figures.apis, figures.api)
+            export.write_usage(statement.usage, statement.period, written[-2], figures.api)
+            days = render.day_table(figures)
+            csvfile.write(written[-1], days.column_names, [days])
+    except OSError as failure:
+        raise _months.error(str(out), f"can't be written: {failure.strerror}", "the report is not complete",
+                            "name a folder that can be written, with space left") from None  # fmt: skip
+    return written

@@ -1,0 +1,119 @@
+"""Charts as SVG text: columns by day, bars by name. No script, no outside font, sharp on paper.
+
+Rules of this file:
+- Floats live here and nowhere else in a report: they are lengths on paper, never amounts.
+- Every text is escaped: labels come from traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH = 760
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar: its label, its value, and that value as it is written."""
+
+    label: str
+    value: float
+    text: str
+    muted: bool = False  # drawn grey: a row that has no name of its own
+    hint: str = ""
+
+
+def columns(bars: Sequence[Bar], title: str, *, height: int = 210, unit: str = "") -> Markup:
+    """A column per day with an axis; every fifth label, all values as hints."""
+    left, bottom, top = 56, 24, 12
+    step = nice_step(max((bar.value for bar in bars), default=0.0))
+    most = step * max(1, -(-max((bar.value for bar in bars), default=0.0) // step))
+    slot = (WIDTH - left) / max(len(bars), 1)
+    high = height - top - bottom
+    out = [_open(WIDTH, height, title)]
+    for tick in range(int(most / step + 0.5) + 1):
+        y = top + high * (1 - tick * step / most)
+        out.append(f'<line class="grid" x1="{left}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(
+            f'<text class="axis" x="{left - 8}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(tick * step)}</text>'
+        )
+    for index, bar in enumerate(bars):
+        tall = high * bar.value / most
+        x = left + slot * index + slot * 0.14
+        out.append(
+            f'<rect class="bar{" muted" if bar.muted else ""}" x="{x:.1f}" y="{top + high - tall:.1f}" '
+            f'width="{slot * 0.72:.1f}" height="{tall:.1f}"><title>{escape(bar.hint or bar.label)}: '
+            f"{escape(bar.text)}</title></rect>"
+        )
+        if index % 5 == 0 or index == len(bars) - 1:
+            middle = x + slot * 0.36
+            out.append(
+                f'<text class="axis" x="{middle:.1f}" y="{height - 7}" text-anchor="middle">{escape(bar.label)}</text>'
+            )
+    out.append(f'<text class="axis" x="0" y="{top + 3}">{escape(unit)}</text></svg>')
+    return Markup("".join(out))
+
+
+def bars(rows: Sequence[Bar], title: str) -> Markup:
+    """A horizontal bar per row, label left, value right."""
+    line, label_width, value_width = 24, 210, 110
+    most = max((row.value for row in rows), default=0.0) or 1.0
+    room = WIDTH - label_width - value_width
+    out = [_open(WIDTH, line * len(rows) + 4, title)]
+    for index, row in enumerate(rows):
+        y = line * index + 4
+        long = max(room * row.value / most, 1.0)
+        muted = " muted" if row.muted else ""
+        out.append(
+            f'<text class="label{muted}" x="{label_width - 10}" y="{y + 14}" text-anchor="end">'
+            f"{escape(cut(row.label, 32))}<title>{escape(row.label)}</title></text>"
+            f'<rect class="bar{muted}" x="{label_width}" y="{y + 2}" width="{long:.1f}" height="16" rx="1.5"/>'
+            f'<text class="value" x="{label_width + long + 7:.1f}" y="{y + 14}">{escape(row.text)}</text>'
+        )
+    out.append("</svg>")
+    return Markup("".join(out))
+
+
+def stacked(parts: Sequence[Bar], title: str) -> Markup:
+    """One bar cut into parts: shares of a whole. The classes part0, part1, ... give the colours."""
+    whole = sum(part.value for part in parts) or 1.0
+    out, x = [_open(WIDTH, 18, title)], 0.0
+    for index, part in enumerate(parts):
+        wide = WIDTH * part.value / whole
+        out.append(
+            f'<rect class="part{index}" x="{x:.1f}" y="0" width="{wide:.1f}" height="18">'
+            f"<title>{escape(part.label)}: {escape(part.text)}</title></rect>"
+        )
+        x += wide
+    out.append("</svg>")
+    return Markup("".join(out))
+
+
+def nice_step(largest: float) -> float:
+    """A step of 1, 2 or 5 times a power of ten that cuts `largest` into two to five."""
+    if largest <= 0:
+        return 1.0
+    power = 1.0
+    while largest / power >= 10:
+        power *= 10
+    while largest / power < 1:
+        power /= 10
+    scaled = largest / power
+    return power * (0.5 if scaled <= 2 else 1 if scaled <= 5 else 2)
+
+
+def tick_text(value: float) -> str:
+    """An axis value without needless places."""
+    return f"{value:,.6f}".rstrip("0").rstrip(".") if value else "0"
+
+
+def cut(text: str, most: int) -> str:
+    """Text of at most so many characters; what was cut shows as an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _open(width: int, height: int, title: str) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'

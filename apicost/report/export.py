@@ -1,0 +1,120 @@
+"""The two exports, usage and charges: what every figure of a report can be added up from.
+
+Rules of this file:
+- Columns have a fixed order; new ones are added at the end of their list.
+- Rows are sorted by key, then day or price line: the same ledger gives the same bytes.
+- Usage has one row per calendar day (of the book's time zone, UTC without a book) and key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from apicost.core import records
+from apicost.core.period import Period, utc_text
+from apicost.core.statement import CHARGE, Statement
+from apicost.core.usage_rows import KEYS, UsageRows
+from apicost.report import csvfile
+
+PIECE_ROWS = 1 << 15  # written in pieces: about 30 MB of text at a time
+
+CHARGE_COLUMNS = (*(column.name for column in CHARGE), "owner", "team", "tags")
+_LEG_SUMS = tuple(
+    f"{leg}_{way}_{kind}_bytes" for leg in records.LEGS for kind in ("wire", "app") for way in ("in", "out")
+)
+_MORE_SUMS = tuple(
+    column.name for column in records.USAGE_SUMS
+    if column.name not in (*_LEG_SUMS, "calls", "exact_bytes", "aligned_bytes", "apportioned_bytes")
+)  # fmt: skip
+USAGE_COLUMNS = (
+    "period_start", "api", "operation_id", "method", "path_template", "route_id", "service_id", "consumer",
+    "status_class", "scope", "calls", *_LEG_SUMS, "exact_bytes", "aligned_bytes", "apportioned_bytes",
+    "period_end", "match_state", "upstream_scope", "llm_model", *_MORE_SUMS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiInfo:
+    """Whose an API is; from the configuration."""
+
+    title: str = ""
+    owner: str = ""
+    team: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_charges(statement: Statement, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None) -> int:
+    """Write a statement's charges, of one API if named; returns the number of rows."""
+    pieces = _charge_pieces(statement, apis, api)
+    return _write(path, CHARGE_COLUMNS, pieces)
+
+
+def write_usage(usage: UsageRows, period: Period, path: Path, api: str | None = None) -> int:
+    """Write a month's usage by day and key, of one API if named; returns the number of rows."""
+    return _write(path, USAGE_COLUMNS, _usage_pieces(usage, period, api))
+
+
+def keys_of(keys: pa.Table, api: str) -> np.ndarray:
+    """Which keys belong to an API."""
+    codes, values = records.codes(keys, "api")
+    return codes == values.index(api) if api in values else np.zeros(len(codes), np.bool_)
+
+
+def _write(path: Path, names: tuple[str, ...], pieces: Iterator[pa.Table]) -> int:
+    count = 0
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal count
+        for piece in pieces:
+            count += piece.num_rows
+            yield piece
+
+    csvfile.write(path, names, counted())
+    return count
+
+
+def _charge_pieces(statement: Statement, apis: Mapping[str, ApiInfo], api: str | None) -> Iterator[pa.Table]:
+    spans = [(0, len(statement))]
+    if api is not None:  # charges are sorted by API first: its own lie together
+        mine = np.flatnonzero(keys_of(statement.keys, api)[statement.key])
+        spans = [(int(mine[0]), int(mine[-1]) + 1)] if len(mine) else []
+    for first, last in spans:
+        for start in range(first, last, PIECE_ROWS):
+            yield with_owners(statement.table(start, min(start + PIECE_ROWS, last)), apis)
+
+
+def with_owners(charges: pa.Table, apis: Mapping[str, ApiInfo]) -> pa.Table:
+    """Charges with the owner, team and tags (name=value;...) of their API."""
+    codes, values = records.codes(charges, "api")
+    infos = [apis.get(name, ApiInfo()) for name in values]
+    texts = {
+        "owner": [info.owner for info in infos],
+        "team": [info.team for info in infos],
+        "tags": [";".join(f"{k}={v}" for k, v in sorted(info.tags.items())) for info in infos],
+    }
+    for name, of_api in texts.items():
+        known = sorted({text for text in of_api if text})
+        code = np.array([known.index(text) if text else -1 for text in of_api] + [-1], np.int32)
+        charges = charges.append_column(name, records.text(code[codes], known))
+    return charges
+
+
+def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator[pa.Table]:
+    rows = np.arange(len(usage.key)) if api is None else np.flatnonzero(keys_of(usage.keys, api)[usage.key])
+    texts = [utc_text(start) for start in period.starts]
+    for start in range(0, len(rows), PIECE_ROWS):
+        picked = rows[start : start + PIECE_ROWS]
+        keys = usage.keys.take(usage.key[picked])
+        day = usage.day[picked].astype(np.int32)
+        columns = {
+            "period_start": records.text(day, texts),
+            "period_end": records.text(day + 1, texts),
+            **{name: keys.column(name) for name in KEYS},
+            **{name: pa.array(values[picked]) for name, values in usage.sums.items()},
+        }
+        yield pa.table({name: columns[name] for name in USAGE_COLUMNS})

@@ -1,0 +1,307 @@
+"""Figures as a page for people, as JSON for programs, and as the day table's CSV.
+
+Rules of this file:
+- Formats, never adds up: each number on the page is one of `monthly.Figures`.
+- Everything is escaped by default (Jinja2 autoescape): names come from traffic.
+- No clock and no host name: the same figures give the same bytes.
+"""
+
+from __future__ import annotations
+
+import calendar
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from importlib import resources
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+
+from apicost.core import money
+from apicost.core.period import utc_text
+from apicost.report import charts
+from apicost.report.monthly import Breakdown, Figures, Row, SkuRow
+
+_METRICS = {
+    "lines_received": "Usage lines received",
+    "lines_lost": "Usage lines lost (numbered by the gateway, never received)",
+    "lines_duplicate": "Usage lines received again and counted once",
+    "lines_refused": "Usage lines refused as malformed",
+    "lines_dropped": "Usage lines dropped by the gateway (its queue was full)",
+    "ring_lost": "Turn records lost by the kernel's ring (bytes are kept)",
+    "overflow_in_bytes": "Bytes in of connections beyond the kernel's table",
+    "overflow_out_bytes": "Bytes out of connections beyond the kernel's table",
+    "kernel_in_wire_bytes": "Wire bytes into the gateway, as the kernel counted",
+    "kernel_out_wire_bytes": "Wire bytes out of the gateway, as the kernel counted",
+}
+_LOSSES = ("lines_lost", "lines_dropped", "lines_refused", "ring_lost", "overflow_in_bytes", "overflow_out_bytes")
+_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+CHART_ROWS = 10
+
+
+def html(figures: Figures) -> str:
+    """The page: one file with its style and charts inside."""
+    folder = resources.files("apicost.report") / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "count": lambda n: f"{n:,}", "size": size, "short": short, "percent": percent, "plain": plain_fraction,
+    }  # fmt: skip
+    view = View(figures)
+    return environment.get_template("month.html.j2").render(f=figures, view=view, metrics=_METRICS, losses=_LOSSES)
+
+
+def as_json(figures: Figures) -> str:
+    """The same figures for programs: amounts as decimal text, byte counts as integers."""
+    view = View(figures)
+    out = {
+        "month": figures.month, "time_zone": figures.time_zone, "period_start": utc_text(figures.start_unix_s),
+        "period_end": utc_text(figures.end_unix_s), "api": figures.api, "currency": figures.currency,
+        "price_book_id": figures.price_book, "price_book_version": figures.price_book_version,
+        "summary": view.summary, "billed_cost": view.amount(figures.total_minor),
+        "list_cost": plain_fraction(figures.total_exact), "statement_billed_cost": view.amount(figures.whole_minor),
+        "unallocated_billed_cost": view.amount(figures.unallocated_minor),
+        "failing_billed_cost": view.amount(figures.failing_minor),
+        "undocumented_billed_cost": view.amount(figures.undocumented_minor), "calls": figures.calls,
+        "client_wire_bytes": figures.client_bytes, "backend_wire_bytes": figures.backend_bytes,
+        "by_api": _rows(view, figures.by_api), "by_operation": _rows(view, figures.by_operation),
+        "by_consumer": _rows(view, figures.by_consumer), "by_status": _rows(view, figures.by_status),
+        "by_day": [
+            {
+                "date": str(day.day), "calls": day.calls, "wire_bytes": day.wire_bytes,
+                "billed_cost": view.amount(day.billed_minor),
+            }
+            for day in figures.days
+        ],
+        "no_day_billed_cost": view.amount(figures.no_day_minor),
+        "by_price": [_sku(view, row) for row in figures.skus],
+        "unpriced": [_sku(view, row) for row in figures.unpriced],
+        "confidence_wire_bytes": dict(figures.confidence), "app_only_bytes": figures.app_only_bytes,
+        "app_only_calls": figures.app_only_calls,
+        "completeness": None if figures.completeness is None else dict(figures.completeness),
+        "damaged": list(figures.damaged), "charges": figures.charges,
+    }  # fmt: skip
+    return json.dumps(out, ensure_ascii=False, indent=1) + "\n"
+
+
+def day_table(figures: Figures) -> pa.Table:
+    """The days of the month as a table for days.csv; the last row is what belongs to no day."""
+    view = View(figures)
+    rows: list[Mapping[str, Any]] = [
+        {
+            "date": str(day.day), "period_start": utc_text(day.start_unix_s), "period_end": utc_text(day.end_unix_s),
+            "calls": day.calls, "wire_bytes": day.wire_bytes, "billed_cost": view.amount(day.billed_minor),
+            "currency": figures.currency,
+        }
+        for day in figures.days
+    ]  # fmt: skip
+    if figures.no_day_minor:
+        nothing = {"date": None, "calls": 0, "wire_bytes": 0, "currency": figures.currency}
+        times = {"period_start": utc_text(figures.start_unix_s), "period_end": utc_text(figures.end_unix_s)}
+        rows.append(nothing | times | {"billed_cost": view.amount(figures.no_day_minor)})
+    names = ("date", "period_start", "period_end", "calls", "wire_bytes", "billed_cost", "currency")
+    kinds = {"calls": pa.int64(), "wire_bytes": pa.int64()}
+    return pa.table({name: pa.array([row[name] for row in rows], kinds.get(name, pa.string())) for name in names})
+
+
+class View:
+    """What the template asks of the figures beyond their fields: words and charts."""
+
+    def __init__(self, figures: Figures) -> None:
+        self.f = figures
+        year, month = figures.month.split("-")
+        self.month_name = f"{calendar.month_name[int(month)]} {year}"
+
+    def amount(self, minor: int) -> str:
+        """Plain: 1234.50"""
+        return money.fixed(minor, self.f.scale)
+
+    def cost(self, minor: int) -> str:
+        """For people: 1,234.50"""
+        whole, _, rest = money.fixed(minor, self.f.scale).partition(".")
+        return f"{int(whole):,}" + (f".{rest}" if rest else "")
+
+    def share(self, minor: int) -> str:
+        """Part of the total."""
+        return percent(minor, self.f.total_minor)
+
+    def title_of(self, api: str) -> str:
+        info = self.f.apis.get(api)
+        return info.title if info else ""
+
+    def owner_of(self, api: str) -> str:
+        info = self.f.apis.get(api)
+        return " · ".join(filter(None, (info.team, info.owner))) if info else ""
+
+    @property
+    def summary(self) -> str:
+        """The month in a sentence or two."""
+        f = self.f
+        whose = f"API {f.api}" if f.api else "the gateway's APIs"
+        text = f"In {self.month_name} {whose} cost {self.cost(f.total_minor)} {f.currency} for {f.calls:,} requests"
+        text += self._change() + "."
+        apis = [row for row in f.by_api.rows if not row.named]
+        if not f.api and apis and f.total_minor:
+            first = apis[0]
+            text += (
+                f" {first.label} is the largest with {self.cost(first.billed_minor)} {f.currency}"
+                f" ({self.share(first.billed_minor)})"
+            )
+            if f.unallocated_minor:
+                text += f"; {self.cost(f.unallocated_minor)} {f.currency} is borne by no traffic (unallocated)"
+            text += "."
+        return text
+
+    def _change(self) -> str:
+        if self.f.previous is None:
+            return ""
+        name, before = self.f.previous
+        change = self.f.total_minor - before
+        if not change:
+            return f", as much as in {name}"
+        part = f" ({percent(abs(change), before)})" if before else ""
+        return f", {self.cost(abs(change))}{part} {'more' if change > 0 else 'less'} than in {name}"
+
+    @property
+    def attention(self) -> list[str]:
+        """What a reader should know before trusting or forwarding the total."""
+        f, out = self.f, []
+        out += [f"Part of the ledger could not be read: {what}." for what in f.damaged]
+        known = dict(f.completeness or ())
+        lost = known.get("lines_lost", 0)
+        if lost:
+            sent = lost + known.get("lines_received", 0)
+            out.append(f"{lost:,} usage lines were lost ({percent(lost, sent)} of those numbered): their requests are "
+                       "missing here; their bytes are in the unattributed row.")  # fmt: skip
+        if f.completeness is None:
+            out.append("The ledger holds no completeness figures for this month.")
+        if f.app_only_calls:
+            out.append(
+                f"{f.app_only_calls:,} requests ({percent(f.app_only_calls, f.calls)}) had no kernel flow: "
+                f"their {size(f.app_only_bytes)} are the gateway's own counts and are not priced as wire bytes."
+            )
+        if f.unpriced:
+            kinds = "kind" if len(f.unpriced) == 1 else "kinds"
+            out.append(
+                f"Not in the total: {len(f.unpriced)} {kinds} of usage without a price in this price book, "
+                "listed below with their quantities."
+            )
+        if f.undocumented_minor:
+            out.append(
+                f"Traffic that no OpenAPI document describes cost {self.cost(f.undocumented_minor)} {f.currency} "
+                f"({self.share(f.undocumented_minor)})."
+            )
+        if f.failing_minor:
+            out.append(
+                f"Failing requests (4xx, 5xx) cost {self.cost(f.failing_minor)} {f.currency} "
+                f"({self.share(f.failing_minor)})."
+            )
+        return out
+
+    @property
+    def days_chart(self) -> Any:
+        bars = [
+            charts.Bar(
+                label=str(d.day.day), value=float(d.billed_minor) / 10**self.f.scale, muted=d.day.weekday() >= 5,
+                text=f"{self.cost(d.billed_minor)} {self.f.currency}, {d.calls:,} requests", hint=f"{d.day:%a} {d.day}",
+            )
+            for d in self.f.days
+        ]  # fmt: skip
+        return charts.columns(bars, "Cost by day", unit=self.f.currency)
+
+    def chart(self, table: Breakdown) -> Any:
+        """Bars of a table's largest rows."""
+        rows = [
+            charts.Bar(
+                label=row.label, value=float(row.billed_minor), muted=row.named,
+                text=f"{self.cost(row.billed_minor)}  ({self.share(row.billed_minor)})",
+            )
+            for row in sorted(table.rows, key=lambda r: -r.billed_minor)[:CHART_ROWS]
+            if row.billed_minor
+        ]  # fmt: skip
+        return charts.bars(rows, table.title) if rows else ""
+
+    @property
+    def confidence_chart(self) -> Any:
+        parts = [charts.Bar(label=name, value=float(n), text=size(n)) for name, n in self.f.confidence]
+        return charts.stacked(parts, "Wire bytes by confidence")
+
+    @property
+    def wire_bytes(self) -> int:
+        return self.f.client_bytes + self.f.backend_bytes
+
+    @property
+    def kernel_bytes(self) -> int | None:
+        """What the kernel counted, both directions; None where the probe counted nothing."""
+        known = dict(self.f.completeness or ())
+        counted = known.get("kernel_in_wire_bytes", 0) + known.get("kernel_out_wire_bytes", 0)
+        return counted or None
+
+    def dates(self, row: SkuRow) -> str:
+        """The days of a price, where they are not the whole month."""
+        first, end = row.days
+        return "" if end - first == len(self.f.days) else f"{first + 1} to {end}"
+
+
+def size(count: int) -> str:
+    """Bytes for people, decimal units: 1.50 GB."""
+    for unit, name in _UNITS:
+        if count >= unit:
+            return f"{_rounded(Fraction(count, unit), 2)} {name}"
+    return f"{count:,} B"
+
+
+def short(amount: Fraction | None) -> str:
+    """A unit cost or an exact cost for people: four places, or three digits where that would show none."""
+    if amount is None:
+        return "–"
+    places = 4
+    while amount and places < 18 and amount * 10**places < 100 and amount < 1:
+        places += 1
+    whole, _, rest = _rounded(amount, places).partition(".")
+    return f"{int(whole):,}.{rest}"
+
+
+def percent(part: int, whole: int) -> str:
+    """12.3 %, or a dash where there is no whole."""
+    return f"{_rounded(Fraction(100 * part, whole), 1)} %" if whole else "–"
+
+
+def plain_fraction(amount: Fraction | None) -> str | None:
+    """Exact plain decimal text of a fraction whose denominator divides a power of ten."""
+    if amount is None:
+        return None
+    power = 1
+    scale = 0
+    while power % amount.denominator:
+        power, scale = power * 10, scale + 1
+    text = money.fixed(amount.numerator * (power // amount.denominator), scale)
+    return text.rstrip("0").rstrip(".") if scale else text
+
+
+def _rounded(amount: Fraction, places: int) -> str:
+    return money.fixed(money.half_even(amount * 10**places), places)
+
+
+def _rows(view: View, table: Breakdown) -> list[dict[str, Any]]:
+    def of(row: Row) -> dict[str, Any]:
+        return {
+            "label": row.label, "note": row.note, "calls": row.calls, "client_wire_bytes": row.client_bytes,
+            "backend_wire_bytes": row.backend_bytes, "billed_cost": view.amount(row.billed_minor),
+            "list_cost": plain_fraction(row.list_cost),
+        }  # fmt: skip
+
+    return [of(row) for row in table.rows]
+
+
+def _sku(view: View, row: SkuRow) -> dict[str, Any]:
+    return {
+        "sku": row.sku, "meter": row.meter, "tier": row.tier, "reason": row.reason,
+        "quantity": plain_fraction(row.quantity), "unit": row.unit,
+        "unit_price": None if row.price is None else money.plain(row.price),
+        "list_cost": plain_fraction(row.list_cost),
+        "billed_cost": None if row.billed_minor is None else view.amount(row.billed_minor),
+    }  # fmt: skip
