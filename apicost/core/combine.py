@@ -22,11 +22,12 @@ class Coded(NamedTuple):
     codes: npt.NDArray[np.int32]
     values: pa.StringArray
 
-    def at(self, rows: npt.NDArray[np.integer]) -> list[str | None]:
-        """The texts of some rows."""
+    def at(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """The texts of some rows; "" for null."""
         picked = self.codes[rows]
-        texts: list[str | None] = self.values.take(pa.array(picked, pa.int32(), mask=picked < 0)).to_pylist()
-        return texts
+        texts: Any = self.values.take(pa.array(picked, pa.int32(), mask=picked < 0))
+        filled: list[str] = texts.fill_null("").to_pylist()
+        return filled
 
 
 def code(column: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> Coded:

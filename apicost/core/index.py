@@ -16,6 +16,7 @@ with a million distinct paths.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from apicost.core import trie
-from apicost.core.combine import CHUNK, code, combine
+from apicost.core.combine import CHUNK, Coded, code, combine
 from apicost.core.operations import (
     AMBIGUOUS,
     ANY,
@@ -99,6 +100,7 @@ class _View(NamedTuple):
     targets: tuple[_Target, ...]
     start: trie.Node | None
     upstream: bool
+    alone: str | None  # the API that alone has this host by name, for paths outside of every base path
 
 
 class _Scope:
@@ -155,9 +157,12 @@ class _Scope:
 
 def _view(targets: Sequence[_Target]) -> _View:
     ordered = tuple(sorted(targets, key=lambda target: target.rank))
-    if ordered and (len(ordered) == 1 or ordered[1].rank > ordered[0].rank):
-        return _View(ordered, {"": ordered[0].root}, ordered[0].upstream)
-    return _View(ordered, None, False)
+    best = [target for target in ordered if target.rank == ordered[0].rank]
+    apis = {api for target in best if target.rank < ANY_HOST for api in target.apis}
+    alone = apis.pop() if len(apis) == 1 else None
+    if len(best) == 1:
+        return _View(ordered, {"": best[0].root}, best[0].upstream, alone)
+    return _View(ordered, None, False, alone)
 
 
 def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entry]) -> trie.Node:
@@ -261,7 +266,7 @@ class Index:
         """
         scope = self._scope(route_id, service_id) if self.has_bindings else self._default
         view = scope.views.get(host) or scope.resolve(host)
-        _, node, upstream = view
+        _, node, upstream, _ = view
         if node is not None:
             raw = upstream_path if upstream and upstream_path else path
             # What must be decoded or repaired takes the long way.
@@ -297,29 +302,33 @@ class Index:
         Columns are lists of text or Arrow arrays (plain or dictionary), of one length; null counts as absent. The
         optional ones are read only where this index needs them.
         """
-        columns = [methods, hosts, paths]
-        optional = (
-            ("upstream_path", upstream_paths, self.has_upstream),
-            ("route_id", route_ids, self.has_bindings),
-            ("service_id", service_ids, self.has_bindings),
-            ("query_names", query_names, self.has_discriminators),
+        where = {"host": code(hosts)}
+        if self.has_bindings:
+            given = {"route_id": route_ids, "service_id": service_ids}
+            where.update((name, code(column)) for name, column in given.items() if column is not None)
+        destination, answered_alike = self._destinations(where)
+        what = {"method": code(methods), "path": code(paths)}
+        if self.has_upstream and upstream_paths is not None:
+            what["upstream_path"] = code(upstream_paths)
+        if self.has_discriminators and query_names is not None:
+            what["query_names"] = code(query_names)
+        distinct = combine(
+            [destination, *(column.codes for column in what.values())],
+            [len(answered_alike), *(len(column.values) for column in what.values())],
         )
-        names = [name for name, column, needed in optional if needed and column is not None]
-        columns += [column for _, column, needed in optional if needed and column is not None]
-        coded = [code(column) for column in columns]
-        distinct = combine([c.codes for c in coded], [len(c.values) for c in coded])
         answers = np.empty(len(distinct.rows), np.int32)
         kept: list[Match] = []
         numbers: dict[int, int] = {}
         for start in range(0, len(distinct.rows), CHUNK):
             rows = distinct.rows[start : start + CHUNK]
-            method, host, path, *others = ([text or "" for text in c.at(rows)] for c in coded)
-            if names:
-                rest = (dict(zip(names, texts, strict=True)) for texts in zip(*others, strict=True))
-                required = zip(method, host, path, strict=True)
-                matches = [self.find(*r, **o) for r, o in zip(required, rest, strict=True)]
+            columns = {**{name: where[name].at(answered_alike[destination[rows]]) for name in where}}
+            columns.update((name, column.at(rows)) for name, column in what.items())
+            required = zip(columns.pop("method"), columns.pop("host"), columns.pop("path"), strict=True)
+            if columns:
+                optional = (dict(zip(columns, texts, strict=True)) for texts in zip(*columns.values(), strict=True))
+                matches = [self.find(*r, **o) for r, o in zip(required, optional, strict=True)]
             else:
-                matches = list(map(self.find, method, host, path))
+                matches = list(itertools.starmap(self.find, required))
             # By identity: answers are few objects, and comparing them by value would cost more than finding them.
             objects, first, inverse = np.unique(
                 np.fromiter(map(id, matches), np.int64, len(matches)), return_index=True, return_inverse=True
@@ -330,6 +339,28 @@ class Index:
                     kept.append(matches[position])
             answers[start : start + len(rows)] = np.array([numbers[key] for key in objects.tolist()])[inverse]
         return Batch(answers[distinct.codes], tuple(kept))
+
+    def _destinations(self, where: dict[str, Coded]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Hosts, routes and services that lead to the same tries, as one: each row's destination, and for
+        each destination a row that has it."""
+        distinct = combine([c.codes for c in where.values()], [len(c.values) for c in where.values()])
+        numbers: dict[tuple[int, int], int] = {}
+        rows: list[int] = []
+        of_combination = np.empty(len(distinct.rows), np.int32)
+        held = []  # a view that is forgotten in between must not lend its identity to another
+        columns = {name: column.at(distinct.rows) for name, column in where.items()}
+        nothing = [""] * len(distinct.rows)
+        routes, services = columns.get("route_id", nothing), columns.get("service_id", nothing)
+        for number, (host, route, service) in enumerate(zip(columns["host"], routes, services, strict=True)):
+            scope = self._scope(route, service)
+            view = scope.views.get(host) or scope.resolve(host)
+            held.append(view)
+            key = (id(scope), id(view))
+            if key not in numbers:
+                numbers[key] = len(rows)
+                rows.append(int(distinct.rows[number]))
+            of_combination[number] = numbers[key]
+        return of_combination[distinct.codes], np.array(rows, np.int64)
 
     def _scope(self, route_id: str | None, service_id: str | None) -> _Scope:
         if route_id is not None and route_id in self._by_route:
@@ -361,7 +392,7 @@ class Index:
             match = self._best(_walk(view, ours, theirs), method, asked, (LOOSE,))
             if match is not None:
                 return match
-        api = _owner(view, segments, behind) or _alone(view) or scope.sole_api
+        api = _owner(view, segments, behind) or view.alone or scope.sole_api
         return self._intern(Match(state=UNDOCUMENTED_PATH, api=api))
 
     def _best(self, hits: _Hits, method: str, asked: _Asked, flags: tuple[str, ...]) -> Match | None:
@@ -434,13 +465,6 @@ def _owner(view: _View, segments: list[str] | None, behind: list[str] | None) ->
         return None
     best = min((rank, depth, owner.rank) for rank, depth, owner in claims)
     apis = {owner.api for rank, depth, owner in claims if (rank, depth, owner.rank) == best}
-    return apis.pop() if len(apis) == 1 else None
-
-
-def _alone(view: _View) -> str | None:
-    """The API that alone has this host by name, for paths outside of every base path."""
-    best = view.targets[0].rank
-    apis = {api for target in view.targets if target.rank == best < ANY_HOST for api in target.apis}
     return apis.pop() if len(apis) == 1 else None
 
 
