@@ -460,6 +460,7 @@ def _faults(plain: tuple[str, int], key: dict[str, str], turn: int) -> list[Sent
         request(wire, "POST", "media.example", "/transcode?status=503", body=b"{}", headers=key, kind="5xx")
     )
     out.append(request(wire, "POST", "media.example", "/transcode", body=b"{}", headers=key, kind="transcode"))
-    out.append(request(wire, "GET", "shop.example", "/retry/v1/products", headers=key, kind="retry"))
+    for number in range(3):  # this route's upstream has nodes that refuse or hang up: the gateway tries again
+        out.append(request(wire, "GET", "shop.example", f"/v1/products/retry-{number}", headers=key, kind="retry"))
     wire.close()
     return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import socket
 import subprocess
@@ -146,6 +147,7 @@ async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 async def _serve() -> None:
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # aborting clients are part of the demo
     runner = web.AppRunner(make_app(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
