@@ -20,7 +20,7 @@ from apicost.problems import InputError, Problem
 
 MAX_BYTES = 64 << 20  # GitHub's whole document is 12 MB of JSON
 MAX_DEPTH = 200
-MAX_NODES = 20_000_000
+MAX_NODES = 1_000_000  # about 300 B each with its line = 300 MB at the very most
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS = {"tag:yaml.org,2002:" + t for t in ("int", "float", "bool", "null", "str", "timestamp")}
@@ -67,6 +67,7 @@ def load(path: Path | str, *, exact: bool = False, max_bytes: int = MAX_BYTES) -
 def parse(raw: bytes | str, name: str, *, exact: bool = False) -> Document:
     """The same for text at hand; `name` stands in the places of problems."""
     try:
+        bound_depth(raw, name)
         node = yaml.compose(raw, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -80,6 +81,24 @@ def parse(raw: bytes | str, name: str, *, exact: bool = False) -> Document:
     if builder.problems:
         raise InputError(builder.problems)
     return Document(name, data, builder.lines)
+
+
+def bound_depth(raw: bytes | str, name: str) -> None:
+    """Refuse text that is nested deeper than MAX_DEPTH before it is composed.
+
+    libyaml composes by recursion on the C stack: some 30,000 brackets would end the process. Its events come one by
+    one, so this stops at the bound. Raises InputError, and yaml.YAMLError where the text is not YAML that far.
+    """
+    depth = 0
+    for event in yaml.parse(raw, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                mark = event.start_mark
+                place = f"{name}:{mark.line + 1}" if mark else name
+                raise _one(place, f"is nested deeper than {MAX_DEPTH}", "nest less deeply")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _one(place: str, fact: str, fix: str) -> InputError:
@@ -102,9 +121,7 @@ class _Builder:
         line = node.start_mark.line + 1
         if depth > MAX_DEPTH or self.nodes > MAX_NODES:
             bound = f"nested deeper than {MAX_DEPTH}" if depth > MAX_DEPTH else f"more than {MAX_NODES} values"
-            raise _one(
-                f"{self.name}:{line}", f"is {bound} (aliases expanded)", "use fewer aliases or split the file"
-            )
+            raise _one(f"{self.name}:{line}", f"is {bound} (aliases expanded)", "use fewer aliases or split the file")
         self.lines[path] = line
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, depth)

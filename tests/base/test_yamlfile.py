@@ -66,3 +66,11 @@ def test_a_missing_file_is_an_input_error(tmp_path):
     """What cannot be read is named with the reason."""
     with pytest.raises(InputError, match="cannot be read"):
         yamlfile.load(tmp_path / "gone.yaml")
+
+
+def test_a_hundred_thousand_brackets_do_not_end_the_process():
+    """Nesting that would exhaust the C stack is refused before it is composed."""
+    with pytest.raises(InputError, match="nested deeper than"):
+        yamlfile.parse("a: " + "[" * 100_000 + "]" * 100_000, "deep.yaml")
+    with pytest.raises(InputError, match="nested deeper than"):
+        yamlfile.parse("- " * 100_000 + "a", "deep.yaml")
