@@ -41,8 +41,14 @@ OPERATIONS = [
     (None, None, None, None, "unattributed", 0, 60_000),
     (None, None, None, None, "control", 0, 9_000),
 ]
-CONSUMERS = [("acme", 6), ("partner-x", 3), ("mobile-app", 9), (None, 1)]
-STATUSES = [("2xx", 90), ("4xx", 7), ("5xx", 3)]
+# (consumer, share of the calls, scope of its network)
+CONSUMERS = [
+    ("acme", 6, "internet"),
+    ("partner-x", 3, "internal"),
+    ("mobile-app", 9, "internet"),
+    (None, 1, "unknown"),
+]
+STATUSES = [("2xx", 90, None), ("4xx", 7, ("getOrder", "createOrder")), ("5xx", 3, ("complete",))]
 
 
 def month(period: Period, seed: int = 1, scale: int = 40, step_s: int = 21_600) -> pa.Table:
@@ -68,14 +74,14 @@ def month(period: Period, seed: int = 1, scale: int = 40, step_s: int = 21_600) 
                     }
                 )
                 continue
-            for consumer, consumer_weight in CONSUMERS:
-                for status, status_weight in STATUSES:
+            for consumer, consumer_weight, scope in CONSUMERS:
+                for status, status_weight, only in STATUSES:
                     mean = weight * consumer_weight * status_weight * quiet * scale / 9_000
                     calls = int(random.poisson(mean))
-                    if calls:
+                    if calls and (only is None or operation in only):
                         rows.append(
                             _requests(random, start, calls, out_bytes, api, operation, method, template, state)
-                            | {"consumer": consumer, "status_class": status}
+                            | {"consumer": consumer, "status_class": status, "scope": scope}
                         )
     return usage(rows)
 
@@ -96,7 +102,6 @@ def _requests(random, start, calls, out_bytes, api, operation, method, template,
         "match_state": state,
         "route_id": api and f"r-{api}",
         "service_id": api and f"s-{api}",
-        "scope": ("internet", "internal", "unknown")[int(random.choice(3, p=[0.8, 0.17, 0.03]))],
         "upstream_scope": None if rejected else "internal",
         "calls": calls,
         "attempts": 0 if rejected else calls,

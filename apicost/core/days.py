@@ -58,7 +58,7 @@ def by_day(statement: Statement, keys: Mask | None = None) -> tuple[tuple[DayFig
             exact[count] += cost
             continue
         for day in np.flatnonzero(weights).tolist():
-            exact[day] += cost * int(weights[day]) / whole
+            exact[day] += cost * Fraction(int(weights[day]), whole)
     billed = money.round_by_remainder(exact, int(statement.billed_minor[picked].sum()))
     mine = chosen[usage.key]
     calls = money.add_by(usage.day[mine], usage.of(("calls",))[mine], count)

@@ -48,6 +48,7 @@ class Label(NamedTuple):
     text: str
     note: str = ""
     named: bool = False
+    last: bool = False  # stands below the others whatever it costs: no API, operation or consumer bears it
 
 
 Labeller = Callable[[Mapping[str, str | None]], Label]
@@ -92,7 +93,10 @@ class Breakdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkuRow:
-    """What one price of one SKU came to. price and costs are None where there is no price."""
+    """What one price of one SKU came to; price and cost are None where there is no price.
+
+    scope: network scope, for what has no price: it is what a price book is most often silent about.
+    """
 
     sku: str | None
     meter: str
@@ -103,8 +107,7 @@ class SkuRow:
     unit: str
     price: Decimal | None
     list_cost: Fraction | None
-    billed_minor: int | None
-    place: str
+    scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +214,7 @@ def figures(
 def _status_label(row: Mapping[str, str | None]) -> Label:
     names = {"1xx": "informational", "2xx": "success", "3xx": "redirect", "4xx": "client error", "5xx": "server error"}
     status = row["status_class"]
-    return Label(status, names.get(status, "")) if status else Label("(no request)", "bytes without a line", True)
+    return Label(status, names.get(status, "")) if status else Label("(no request)", "bytes without a line", True, True)
 
 
 def _api_label(row: Mapping[str, str | None]) -> Label:
@@ -235,7 +238,7 @@ def _consumer_label(row: Mapping[str, str | None]) -> Label:
 
 
 def _state_label(row: Mapping[str, str | None], other: str, note: str = "") -> Label:
-    return Label(_STATE_NAMES.get(row["match_state"] or "", other), note, True)
+    return Label(_STATE_NAMES.get(row["match_state"] or "", other), note, True, not row.get("api"))
 
 
 def _leg(leg: str, sums: Mapping[str, int]) -> LegFigure:
@@ -299,15 +302,19 @@ class _Part:
         seen = np.zeros(count, np.bool_)
         seen[group[statement.key[self.charges]]] = True
         seen[of_usage] = True
-        rows = [
-            Row(
-                label=labels[i].text, note=labels[i].note, calls=int(calls[i]), client_bytes=int(client[i]),
-                backend_bytes=int(backend[i]), billed_minor=int(billed[i]), list_cost=exact[i],
-                named=labels[i].named,
+        found = [
+            (
+                labels[i].last,
+                Row(
+                    label=labels[i].text, note=labels[i].note, calls=int(calls[i]), client_bytes=int(client[i]),
+                    backend_bytes=int(backend[i]), billed_minor=int(billed[i]), list_cost=exact[i],
+                    named=labels[i].named,
+                ),
             )
             for i in np.flatnonzero(seen).tolist()
         ]  # fmt: skip
-        rows.sort(key=lambda row: (row.named and name != "operation", -row.list_cost, -row.calls, row.label, row.note))
+        found.sort(key=lambda pair: (pair[0], -pair[1].list_cost, -pair[1].calls, pair[1].label, pair[1].note))
+        rows = [row for _, row in found]
         return _folded(name, title, rows)
 
     def _groups(self, columns: Sequence[str], label: Labeller) -> tuple[list[Label], Ints]:
@@ -322,7 +329,7 @@ class _Part:
             texts = {name: None if code < 0 else coded[name][1][code] for name, code in zip(columns, row, strict=True)}
             of_distinct.append(numbers.setdefault(label(texts), len(numbers)))
         group = np.array(of_distinct, np.int64)[inverse.reshape(-1)]
-        group[-1] = numbers.setdefault(Label(NOBODY, "", True), len(numbers))
+        group[-1] = numbers.setdefault(Label(NOBODY, "", True, True), len(numbers))
         return list(numbers), group
 
     def _exact(self, group: Ints, count: int) -> list[Fraction]:
@@ -337,21 +344,28 @@ class _Part:
         return [Fraction(value, self.divisor) for value in total.tolist()]
 
     def skus(self) -> list[SkuRow]:
-        """What each line of the statement came to."""
+        """What each line of the statement came to; lines without a price by scope."""
         statement = self.statement
-        count = len(statement.lines)
-        quantity = money.add_by(statement.line[self.charges], statement.quantity[self.charges], count).tolist()
-        billed = money.add_by(statement.line[self.charges], statement.billed_minor[self.charges], count).tolist()
-        return [
-            SkuRow(
-                sku=line.sku, meter=line.meter, tier=line.tier, days=(line.first_day, line.end_day),
-                reason=line.reason, quantity=Fraction(amount, line.unit_base), unit=line.unit, price=line.price,
-                list_cost=None if line.price is None else line.cost_of(amount),
-                billed_minor=None if line.price is None else cost, place=line.place,
-            )
-            for line, amount, cost in zip(statement.lines, quantity, billed, strict=True)
-            if amount
-        ]  # fmt: skip
+        rows = []
+        for number, line in enumerate(statement.lines):
+            picked = np.flatnonzero(self.charges & (statement.line == number))
+            quantity = statement.quantity[picked]
+            parts: list[tuple[str | None, int]] = [(None, money.exact_sum(quantity))]
+            if line.price is None:
+                side = "upstream_scope" if line.meter.startswith("upstream") else "scope"
+                codes, texts = records.codes(statement.keys, side)
+                sums = money.add_by(codes[statement.key[picked]] + 1, quantity, len(texts) + 1)
+                parts = [(text, int(sums[i])) for i, text in enumerate([None, *texts])]
+            rows += [
+                SkuRow(
+                    sku=line.sku, meter=line.meter, tier=line.tier, days=(line.first_day, line.end_day),
+                    reason=line.reason, quantity=Fraction(amount, line.unit_base), unit=line.unit, price=line.price,
+                    list_cost=None if line.price is None else line.cost_of(amount), scope=scope,
+                )
+                for scope, amount in parts
+                if amount
+            ]  # fmt: skip
+        return rows
 
 
 def _folded(name: str, title: str, rows: list[Row]) -> Breakdown:

@@ -19,21 +19,34 @@ import jinja2
 import pyarrow as pa
 
 from apicost.core import money
+from apicost.core.days import DayFigure
 from apicost.core.period import utc_text
 from apicost.report import charts
 from apicost.report.monthly import Breakdown, Figures, Row, SkuRow
 
 _METRICS = {
+    "batches_received": "Batches of usage lines received",
     "lines_received": "Usage lines received",
     "lines_lost": "Usage lines lost (numbered by the gateway, never received)",
     "lines_duplicate": "Usage lines received again and counted once",
     "lines_refused": "Usage lines refused as malformed",
     "lines_dropped": "Usage lines dropped by the gateway (its queue was full)",
+    "ring_records": "Turn records read from the kernel's ring",
     "ring_lost": "Turn records lost by the kernel's ring (bytes are kept)",
     "overflow_in_bytes": "Bytes in of connections beyond the kernel's table",
     "overflow_out_bytes": "Bytes out of connections beyond the kernel's table",
     "kernel_in_wire_bytes": "Wire bytes into the gateway, as the kernel counted",
     "kernel_out_wire_bytes": "Wire bytes out of the gateway, as the kernel counted",
+}
+_METERS = {
+    "calls": "Requests",
+    "downstream_in_wire_bytes": "Bytes from clients",
+    "downstream_out_wire_bytes": "Bytes to clients",
+    "upstream_in_wire_bytes": "Bytes from backends",
+    "upstream_out_wire_bytes": "Bytes to backends",
+    "app_only_bytes": "Bytes known to the gateway alone",
+    "llm_prompt_tokens": "Prompt tokens",
+    "llm_completion_tokens": "Completion tokens",
 }
 _LOSSES = ("lines_lost", "lines_dropped", "lines_refused", "ring_lost", "overflow_in_bytes", "overflow_out_bytes")
 _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
@@ -51,7 +64,7 @@ def html(figures: Figures) -> str:
         "count": lambda n: f"{n:,}", "size": size, "short": short, "percent": percent, "plain": plain_fraction,
     }  # fmt: skip
     view = View(figures)
-    return environment.get_template("month.html.j2").render(f=figures, view=view, metrics=_METRICS, losses=_LOSSES)
+    return environment.get_template("month.html.j2").render(f=figures, view=view, losses=_LOSSES)
 
 
 def as_json(figures: Figures) -> str:
@@ -77,8 +90,8 @@ def as_json(figures: Figures) -> str:
             for day in figures.days
         ],
         "no_day_billed_cost": view.amount(figures.no_day_minor),
-        "by_price": [_sku(view, row) for row in figures.skus],
-        "unpriced": [_sku(view, row) for row in figures.unpriced],
+        "by_price": [_sku(row) for row in figures.skus],
+        "unpriced": [_sku(row) for row in figures.unpriced],
         "confidence_wire_bytes": dict(figures.confidence), "app_only_bytes": figures.app_only_bytes,
         "app_only_calls": figures.app_only_calls,
         "completeness": None if figures.completeness is None else dict(figures.completeness),
@@ -240,6 +253,22 @@ class View:
         counted = known.get("kernel_in_wire_bytes", 0) + known.get("kernel_out_wire_bytes", 0)
         return counted or None
 
+    @property
+    def busy_days(self) -> list[DayFigure]:
+        """Days on which anything was."""
+        return [day for day in self.f.days if day.calls or day.wire_bytes or day.billed_minor]
+
+    @property
+    def metrics(self) -> list[tuple[str, str, int]]:
+        """Completeness in reading order: (metric, words, value); unknown metrics last, by name."""
+        order = list(_METRICS)
+        known = sorted(self.f.completeness or (), key=lambda m: (order.index(m[0]) if m[0] in order else 99, m[0]))
+        return [(name, _METRICS.get(name, name), value) for name, value in known]
+
+    def meter_words(self, meter: str) -> str:
+        """A measure in words."""
+        return _METERS.get(meter, meter)
+
     def dates(self, row: SkuRow) -> str:
         """The days of a price, where they are not the whole month."""
         first, end = row.days
@@ -297,11 +326,10 @@ def _rows(view: View, table: Breakdown) -> list[dict[str, Any]]:
     return [of(row) for row in table.rows]
 
 
-def _sku(view: View, row: SkuRow) -> dict[str, Any]:
+def _sku(row: SkuRow) -> dict[str, Any]:
     return {
-        "sku": row.sku, "meter": row.meter, "tier": row.tier, "reason": row.reason,
+        "sku": row.sku, "meter": row.meter, "tier": row.tier, "scope": row.scope, "reason": row.reason,
         "quantity": plain_fraction(row.quantity), "unit": row.unit,
         "unit_price": None if row.price is None else money.plain(row.price),
         "list_cost": plain_fraction(row.list_cost),
-        "billed_cost": None if row.billed_minor is None else view.amount(row.billed_minor),
     }  # fmt: skip
