@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -27,7 +27,10 @@ from apicost.problems import InputError, Problem
 
 MAX_BYTES = 64 << 20  # GitHub's whole document is 13 MB
 MAX_FILES = 500  # that one document may refer to
-LINES_UP_TO_BYTES = 512 << 10  # larger documents give JSON pointers instead of lines: about 1 s/MB for lines
+LINES_UP_TO_BYTES = 4 << 20  # larger documents give JSON pointers instead of lines: about 0.5 s/MB for lines
+# Deep nesting ends the process inside libyaml, so what is read in this process is checked first. Larger documents are
+# read in a child, whose end is a problem of the document and no more.
+CHECKED_UP_TO_BYTES = 1 << 20
 
 
 class _Parameter(msgspec.Struct, omit_defaults=True):
@@ -132,9 +135,9 @@ def whole(raw: bytes, name: str) -> Any:
             if name.endswith(".json"):
                 fact = f"is not valid JSON: {error.msg}"
                 raise _problem(f"{name}:{error.lineno}", fact, "mend the syntax here or just above") from None
-    if len(raw) <= LINES_UP_TO_BYTES:
-        return yamlfile.parse(raw, name).data
     try:
+        if len(raw) <= CHECKED_UP_TO_BYTES:
+            yamlfile.bound_depth(raw, name)
         return _bounded(yaml.load(raw, Loader=_Loader), name)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -227,14 +230,34 @@ class Resolver:
         return target
 
 
-def place(path: Path, raw: bytes, pointer: tuple[str | int, ...]) -> str:
-    """FILE:LINE of a value, or FILE#POINTER where finding the line would take too long."""
-    if len(raw) <= LINES_UP_TO_BYTES:
+def places(path: Path, raw: bytes, pointers: Sequence[tuple[str | int, ...]]) -> list[str]:
+    """FILE:LINE of values, or of the nearest enclosing one; FILE#POINTER where finding lines would take too long."""
+    root: Any = None
+    if pointers and len(raw) <= LINES_UP_TO_BYTES:
         try:
-            return yamlfile.parse(raw, str(path)).place(*pointer)
-        except InputError:
+            yamlfile.bound_depth(raw, str(path))
+            root = yaml.compose(raw, Loader=_Loader)
+        except (yaml.YAMLError, InputError, ValueError):
             pass
-    return f"{path}#{json_pointer(pointer)}"
+    if root is None:
+        return [f"{path}#{json_pointer(pointer)}" if pointer else str(path) for pointer in pointers]
+    return [f"{path}:{_line(root, pointer)}" for pointer in pointers]
+
+
+def _line(node: Any, pointer: Sequence[str | int]) -> int:
+    """The line of a value in a composed document; following one path costs no expansion of aliases."""
+    line: int = node.start_mark.line + 1
+    for token in pointer:
+        if isinstance(node, yaml.SequenceNode) and isinstance(token, int) and token < len(node.value):
+            node = node.value[token]
+            line = node.start_mark.line + 1
+            continue
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        found = next(((key, value) for key, value in pairs if key.value == str(token)), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
 
 
 def json_pointer(tokens: tuple[str | int, ...]) -> str:

@@ -134,7 +134,7 @@ def _in_child(path: Path, digest: str) -> Extraction:
         try:
             return msgspec.json.decode(done.stdout, type=Extraction)
         except msgspec.DecodeError:
-            reason = f"could not be read: the reading process ended with {done.returncode}"
+            reason = f"is broken or nested too deeply: the process that read it ended with {done.returncode}"
     problem = Problem(
         place=str(path), fact=reason, effect="the document is not used", fix="split it, or write it as JSON"
     )
@@ -187,6 +187,27 @@ def _keep(path: Path, extraction: Extraction, cache_dir: Path | None) -> None:
         return  # the next start reads the document again; nothing else is lost
 
 
+def _text(value: Any) -> str | None:
+    """A scalar as text; None for anything else, since the text of a list full of aliases has no bound."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _variables(variables: Any) -> dict[str, Any]:
+    """What counts of Server Variable Objects: their enums and defaults."""
+    kept: dict[str, Any] = {}
+    for name, variable in variables.items() if isinstance(variables, Mapping) else ():
+        kept[str(name)] = own = {}
+        if isinstance(variable, Mapping):
+            enum, default = variable.get("enum"), _text(variable.get("default"))
+            if isinstance(enum, list):
+                own["enum"] = [text for text in map(_text, enum) if text is not None]
+            if default is not None:
+                own["default"] = default
+    return kept
+
+
 class _NeedsWhole(Exception):
     """The document refers to a part that was skipped."""
 
@@ -207,25 +228,23 @@ class _Walk:
 
     def extraction(self, digest: str) -> Extraction:
         usable = self._document()
+        places = documents.places(self.path, self.raw, [where for where, *_ in self.problems])
         problems = [
-            Problem(place=self._place(where), fact=fact, effect=effect, fix=fix)
-            for where, fact, effect, fix in self.problems
+            Problem(place=place, fact=fact, effect=effect, fix=fix)
+            for place, (_, fact, effect, fix) in zip(places, self.problems, strict=True)
         ]
         info = self.data.get("info") if isinstance(self.data, Mapping) else None
-        title = info.get("title") if isinstance(info, Mapping) else ""
+        title = _text(info.get("title")) if isinstance(info, Mapping) else ""
         return Extraction(
             str(self.path),
             digest,
             usable,
-            str(title or ""),
+            title or "",
             self.operations,
             self.servers,
             problems,
             self.resolver.digests,
         )
-
-    def _place(self, where: tuple[str | int, ...]) -> str:
-        return documents.place(self.path, self.raw, where)
 
     def _problem(self, where: tuple[str | int, ...], fact: str, effect: str, fix: str) -> None:
         self.problems.append((where, fact, effect, fix))
@@ -236,7 +255,7 @@ class _Walk:
         if not isinstance(data, Mapping):
             self._problem((), "is not a mapping", unused, "write an OpenAPI document")
             return False
-        version = str(data.get("openapi") or data.get("swagger") or "")
+        version = _text(data.get("openapi")) or _text(data.get("swagger")) or ""
         if not version.startswith("3." if "openapi" in data else "2."):
             fact = f"openapi: {version!r} is not a version read here" if version else "names no OpenAPI version"
             fix = "write such as 'openapi: 3.1.0' at the top; 3.0, 3.1, 3.2 and Swagger 2.0 are read"
@@ -250,7 +269,7 @@ class _Walk:
             return False
         root = data.get("servers")
         if "swagger" in data:
-            root = of_swagger(data.get("host"), data.get("basePath"))
+            root = of_swagger(_text(data.get("host")), _text(data.get("basePath")))
         for key, item in merged(paths).items():
             self._path(str(key), item, self._server_list(root, ("servers",), None))
             if len(self.operations) > MAX_OPERATIONS:
@@ -282,15 +301,14 @@ class _Walk:
             own = tuple(sorted(name for name, spanning in multi.items() if spanning))
             faults.update(dict.fromkeys(parse_template(key, own).faults))
             tags = operation.get("tags")
-            named = operation.get("operationId")
             self.operations.append(
                 Extracted(
                     method,
                     key,
-                    str(named) if named not in (None, "") else None,
+                    _text(operation.get("operationId")) or None,
                     documents.json_pointer(pointer),
                     operation.get("deprecated") is True,
-                    tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),
+                    tuple(filter(None, map(_text, tags))) if isinstance(tags, list) else (),
                     self._server_list(operation.get("servers"), (*pointer, "servers"), servers),
                     own,
                 )
@@ -366,8 +384,7 @@ class _Walk:
             if not isinstance(url, str):
                 self._problem((*where, number), "this server has no url", "it is not used", "write url: ...")
                 continue
-            variables = server.get("variables")
-            listed.append(Server(url, dict(variables) if isinstance(variables, Mapping) else {}))
+            listed.append(Server(url, _variables(server.get("variables"))))
         key = msgspec.json.encode(listed)
         if key not in self._server_numbers:
             self._server_numbers[key] = len(self.servers)

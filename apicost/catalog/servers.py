@@ -169,8 +169,8 @@ def configured_base(text: str) -> tuple[str, tuple[Segment, ...]]:
     return _base(text, {})
 
 
-def of_swagger(host: Any, base_path: Any) -> Sequence[Mapping[str, Any]]:
+def of_swagger(host: str | None, base_path: str | None) -> Sequence[Mapping[str, Any]]:
     """Swagger 2.0's host and basePath as a Server Object."""
-    base = str(base_path or "")
+    base = base_path or ""
     base = base if base.startswith("/") or not base else f"/{base}"
     return [{"url": f"//{host}{base}" if host else base or "/"}]
