@@ -61,8 +61,13 @@ def by_day(kind: str, batch: pa.Table) -> Iterator[tuple[int, pa.Table]]:
         yield day, batch if len(found) == 1 else batch.filter(pa.array(days == day))
 
 
-def write(folder: Path, name: str, kind: str, day_unix_s: int, batch: pa.Table) -> Segment:
-    """Write one segment, durable when this returns. Raises OSError and leaves nothing behind."""
+def write(
+    folder: Path, name: str, kind: str, day_unix_s: int, batch: pa.Table, *, grain_s: int | None = None
+) -> Segment:
+    """Write one segment, durable when this returns. Raises OSError and leaves nothing behind.
+
+    grain_s: length of the rows' buckets, where it is not that of the kind's minutes.
+    """
     sink = pa.BufferOutputStream()
     texts: Any = [f.name for f in batch.schema if pa.types.is_dictionary(f.type)]
     pq.write_table(batch, sink, compression="zstd", compression_level=1, use_dictionary=texts)
@@ -74,7 +79,8 @@ def write(folder: Path, name: str, kind: str, day_unix_s: int, batch: pa.Table) 
 
     size = place(folder / name, put)
     return Segment(
-        kind=kind, grain_s=GRAIN_S[kind], day_unix_s=day_unix_s, name=name, row_count=batch.num_rows, bytes=size,
+        kind=kind, grain_s=GRAIN_S[kind] if grain_s is None else grain_s, day_unix_s=day_unix_s, name=name,
+        row_count=batch.num_rows, bytes=size,
         crc32=zlib.crc32(memoryview(content)), calls=calls(kind, batch), wire_bytes=wire_bytes(kind, batch),
     )  # fmt: skip
 
