@@ -40,7 +40,7 @@ class ProbeSettings:
     gateway_ports: tuple[int, ...] = (9080, 9443)  # listening ports of the gateway, to find its cgroup
     control_ports: tuple[int, ...] = (2379,)  # peers on these ports are control traffic (etcd)
     map_entries: int = 65_536
-    ring_bytes: int = 8 << 20
+    ring_bytes: int = 2 << 20  # about 9,000 turns; it is read ten times a second
     sweep_s: float = 1.0
     loader_python: str = "/usr/bin/python3"  # the interpreter that has bcc
 

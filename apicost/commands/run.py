@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import importlib.abc
 import logging
 import sys
 
@@ -49,8 +50,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+class _NoPandas(importlib.abc.MetaPathFinder):
+    """Keeps pandas out of this process: PyArrow would load it, 36 MB, only to check types against it."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ImportError("pandas stays out of the sidecar")
+
+
 def _tame_memory() -> None:
-    """Few malloc arenas and Arrow on the same allocator: freed batches go back to the system."""
+    """Few malloc arenas, Arrow on the same allocator, no pandas: freed batches go back to the system."""
+    sys.meta_path.insert(0, _NoPandas())
     import pyarrow as pa
 
     libc = ctypes.CDLL(None)
