@@ -1,0 +1,59 @@
+"""The sample report in reports/sample is what the code writes today, byte for byte.
+
+To renew it after a wanted change: .venv/bin/python tests/golden/test_report_sample.py
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SAMPLE = ROOT / "reports/sample"
+FILES = ("report.html", "charges.csv", "usage.csv", "days.csv", "report.json")
+
+
+def write(out: Path) -> None:
+    """The sample: an ordinary month of three APIs, in 12-hour buckets, priced by specs/prices.yaml."""
+    from apicost.catalog import prices
+    from apicost.commands import report
+    from apicost.core import period, rate
+    from apicost.report import export, monthly
+    from tests import usage_months
+
+    book = prices.load(ROOT / "specs/prices.yaml")
+    month = period.month("2026-10", book.time_zone)
+    statement = rate.rate(usage_months.month(month, seed=7, scale=300, step_s=43_200), book, month)
+    counts = {
+        "batches_received": 5_811, "lines_received": 2_711_540, "lines_lost": 12, "lines_duplicate": 96,
+        "lines_refused": 0, "ring_records": 5_402_118, "ring_lost": 0,
+    }  # fmt: skip
+    apis = {
+        "shop": export.ApiInfo(title="Shop", owner="Ana Example", team="commerce", tags={"tier": "gold"}),
+        "billing": export.ApiInfo(title="Billing", owner="Bo Example", team="finance"),
+        "chat": export.ApiInfo(title="Assistant", owner="Cy Example", team="labs"),
+    }
+    before = ("2026-09", statement.total_minor - 204)
+    figures = monthly.figures(statement, apis=apis, completeness=counts, previous=before)
+    report.write(statement, figures, out, ["html", "csv", "json"])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sample")
+    write(out)
+    return out
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_sample_report_is_up_to_date(made, name):
+    """Any change of a figure, a column, a word or a line of style shows here as a difference to look at."""
+    assert (made / name).read_bytes() == (SAMPLE / name).read_bytes(), (
+        f"reports/sample/{name} differs from what is written now; look at the difference, then renew it with "
+        "`.venv/bin/python tests/golden/test_report_sample.py`"
+    )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    write(SAMPLE)
