@@ -339,6 +339,6 @@ def handshake_bytes(turns: Turns) -> I64:
     syn_ack = in_headers - (counts[:, IN_PACKETS] - 1) * header
     opening = out_headers - (counts[:, OUT_PACKETS] - 2) * header
     usual = (counts[:, RESENT] > 0) | (syn_ack > plain + 40) | (opening > 2 * plain + 80)
-    guess = np.minimum(3 * plain + 52, in_headers + out_headers)  # options: 20 in each SYN, 12 in the third packet
-    result[rows] = np.maximum(np.where(usual, guess, syn_ack + opening), 0)
+    guess = 3 * plain + 52  # options: 20 in each SYN, 12 in the third packet
+    result[rows] = np.clip(np.where(usual, guess, syn_ack + opening), 0, np.maximum(in_headers + out_headers, 0))
     return result
