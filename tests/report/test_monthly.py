@@ -89,7 +89,7 @@ def make_ledger(folder: Path, tables: list[pa.Table]) -> Path:
 
 @pytest.fixture(scope="module")
 def month_usage():
-    return usage_months.month(MONTH, scale=400, step_s=43_200)
+    return usage_months.month(MONTH, scale=1_500, step_s=43_200)
 
 
 @pytest.fixture(scope="module")
