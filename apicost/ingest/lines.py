@@ -376,11 +376,8 @@ def _checked_integers(raw: Mapping[str, Any]) -> dict[str, npt.NDArray[np.int64]
     table = np.empty((len(_INTEGERS), len(raw["n"])), np.int64)
     absent_cells = 0
     for row, name in enumerate(_INTEGERS):
-        column = raw[name]
-        if column.null_count:
-            absent_cells += column.null_count
-            column = column.fill_null(_ABSENT)
-        table[row] = column.to_numpy(zero_copy_only=False)
+        absent_cells += raw[name].null_count
+        table[row] = values.plain(raw[name], _ABSENT)
     absent = table == _ABSENT
     wrong = ((table < _LOW) & ~absent) | (table > _HIGH)
     if wrong.any() or np.count_nonzero(absent) != absent_cells:

@@ -174,7 +174,7 @@ numerals = st.one_of(
 words = st.one_of(
     st.text(max_size=30),
     st.sampled_from(["", " ", "-", ", ", " : ", "a, b", "200, 502", "1 : 2", "NULL", '"', '"a', "\\", "::1", "unix:",
-                     "HTTP/2", "A:80", "x=1&y", "0.001, -", ",", "a,b", "0x1F", "(over-long)"]),
+                     "HTTP/2", "A:80", "x=1&y", "0.001, -", ",", "a :b", " :", ": ", ", , ", "1,2", ", 1", "1, ", "a,b", "0x1F", "(over-long)"]),
     st.integers(0, 999).map(str),
 )  # fmt: skip
 raw_bytes = st.binary(max_size=12).filter(lambda b: b"\n" not in b and b"\t" not in b)
