@@ -95,7 +95,7 @@ class Ring:
         stride = wire.RING_RECORD.itemsize
         count = (end - start) // stride
         if count == 0:
-            return np.empty(0, wire.FLOW_EVENT)
+            return np.empty(0, wire.TURN_EVENT)
         offset = self._data_offset + start % self._size
         found = np.frombuffer(self._data_map, wire.RING_RECORD, count, offset)
         lengths = found["header"]["length"]
@@ -103,8 +103,8 @@ class Ring:
         if len(busy):  # being written at this moment: next time
             count = int(busy[0])
             found, lengths = found[:count], lengths[:count]
-        if (lengths != wire.FLOW_EVENT.itemsize).any():
-            raise RuntimeError(f"ring records of {set(lengths.tolist())} B, expected {wire.FLOW_EVENT.itemsize}")
+        if (lengths != wire.TURN_EVENT.itemsize).any():
+            raise RuntimeError(f"ring records of {set(lengths.tolist())} B, expected {wire.TURN_EVENT.itemsize}")
         events: npt.NDArray[np.void] = found["event"].copy()
         self._consumer[0] = start + count * stride
         return events

@@ -30,39 +30,36 @@ DIRECTION = np.dtype(
         ("resent_packets", "<u4"),
         ("sequence_end", "<u4"),
         ("hole_bytes", "<u4"),
-        ("sequenced", "u1"),
+        ("state", "u1"),
         ("tcp_flags", "u1"),
         ("ttl_min", "u1"),
         ("ttl_max", "u1"),
     ]
 )
 
-FLOW_EVENT = np.dtype(
-    [
-        ("flow", "<u8"),
-        ("seq", "<u8"),
-        ("local_hi", ">u8"),
-        ("local_lo", ">u8"),
-        ("peer_hi", ">u8"),
-        ("peer_lo", ">u8"),
-        ("local_port", "<u2"),
-        ("peer_port", "<u2"),
-        ("protocol", "u1"),
-        ("role", "u1"),
-        ("kind", "u1"),
-        ("answered", "u1"),
-        ("born_ns", "<u8"),
-        ("in", DIRECTION),
-        ("out", DIRECTION),
-        ("last_ns", "<u8"),
-        ("closed_ns", "<u8"),
-        ("turn", "<u4"),
-        ("srtt_us", "<u4"),
-        ("watched", "u1"),
-        ("close_state", "u1"),
-        ("reserved", "u1", (6,)),
-    ]
-)
+_RECORD = [
+    ("last_ns", "<u8"),
+    ("in", DIRECTION),
+    ("out", DIRECTION),
+    ("flow", "<u8"),
+    ("seq", "<u8"),
+    ("local_hi", ">u8"),
+    ("local_lo", ">u8"),
+    ("peer_hi", ">u8"),
+    ("peer_lo", ">u8"),
+    ("local_port", "<u2"),
+    ("peer_port", "<u2"),
+    ("protocol", "u1"),
+    ("role", "u1"),
+    ("kind", "u1"),
+    ("watched", "u1"),
+    ("turn", "<u4"),
+    ("srtt_us", "<u4"),
+    ("born_ns", "<u8"),
+]
+# A finished turn in the ring: the flow's first part.
+TURN_EVENT = np.dtype(_RECORD)
+FLOW_EVENT = np.dtype([*_RECORD, ("closed_ns", "<u8"), ("close_state", "u1"), ("reserved", "u1", (47,))])
 
 HANDSHAKE_KEY = np.dtype(
     [
@@ -92,7 +89,7 @@ SLOT_NAMES = ("overflow", "handshake", "no_socket", "other", "ring")
 RING_HEADER = np.dtype([("length", "<u4"), ("page", "<u4")])
 RING_BUSY = np.uint32(1 << 31)
 RING_DISCARD = np.uint32(1 << 30)
-RING_RECORD = np.dtype([("header", RING_HEADER), ("event", FLOW_EVENT)])
+RING_RECORD = np.dtype([("header", RING_HEADER), ("event", TURN_EVENT)])
 
 TCP = 6
 UDP = 17
@@ -108,7 +105,7 @@ def decode(
 ) -> pa.Table:
     """Kernel records as a FLOW batch, in order.
 
-    events: FLOW_EVENT rows.
+    events: FLOW_EVENT or TURN_EVENT rows.
     kind: what they are; all rows of a call are of one kind. Only TURN rows keep their `seq`.
     control_ports: a flow to such a port of a peer, or from a client to such a port of the gateway, is
     control traffic. UDP to port 53 is the gateway's own name resolution: control as well.
