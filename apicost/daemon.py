@@ -310,13 +310,18 @@ class Daemon:
             self.shared.failures.pop(part, None)
 
     def _step(self) -> None:
+        """Take in what is sealed, in bounded pieces, until all of it is in the ledger."""
+        while self._piece():
+            pass
+
+    def _piece(self) -> bool:
+        """One correlation step; says whether sealed segments are left for another."""
         started = time.monotonic()
-        # A bounded step: after a long stop the backlog is taken in pieces.
         sealed = self.spool.sealed(max_rows=MAX_STEP_ROWS)
+        behind = self.spool.backlog()["segments"] > len(sealed)
         consumed = self.ledger.consumed([ref.id for ref in sealed])
         taken = [ref for ref in sealed if ref.id not in consumed]
         self.spool.drop([ref for ref in sealed if ref.id in consumed])
-        behind = self.spool.backlog()["segments"] > len(taken)
         flows, lines, completeness = self.spool.read(taken)
         if self.config.record_dir is not None:
             _record(self.config.record_dir, flows, lines, completeness)
@@ -338,6 +343,7 @@ class Daemon:
         _give_back_memory()
         self.shared.steps += 1
         self.shared.step_seconds += time.monotonic() - started
+        return behind
 
     def _housekeeping(self) -> None:
         exit_spool.pick_up(self.config.receiver.exit_spool_dir, self.spool)
@@ -432,7 +438,7 @@ class Daemon:
         )
 
 
-MAX_STEP_ROWS = 400_000
+MAX_STEP_ROWS = 24_000  # of snapshots and lines: bounds the memory of a step, some 1.5 kB a row while it runs
 # Losses that only grow while a probe is attached; the rest are levels.
 COUNTED_LOSSES = frozenset(
     {"ring_lost", "ring_records", "timewait_closes"}

@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import importlib.abc
 import logging
+import os
 import sys
 
 from apicost import config
@@ -61,6 +62,11 @@ class _NoPandas(importlib.abc.MetaPathFinder):
 def _tame_memory() -> None:
     """Few malloc arenas, Arrow on the same allocator, no pandas: freed batches go back to the system."""
     sys.meta_path.insert(0, _NoPandas())
+    # Read when libarrow is loaded: its C++ parts ask for the default pool, whatever Python sets later.
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+    # aiohttp makes client contexts with every trusted certificate at import; this process is no TLS client.
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+    os.environ.setdefault("SSL_CERT_DIR", os.devnull)
     import pyarrow as pa
 
     libc = ctypes.CDLL(None)
@@ -68,6 +74,5 @@ def _tame_memory() -> None:
         libc.mallopt(-8, 2)  # M_ARENA_MAX
         libc.mallopt(-1, 1 << 20)  # M_TRIM_THRESHOLD
         libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
-    pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
