@@ -214,7 +214,9 @@ def attribute_upstream(
     usable = _usable(turns, now_mono_ns, settings, final)
     ripe = final | (waiting.log_mono_ns <= now_mono_ns - settings.match_wait_ns)
     owners = _owners(known)
-    pairs = match(turns, usable, waiting, owners)
+    # Attempts that are not ripe are there as rivals only; those logged much later can't be.
+    soon = final | (waiting.log_mono_ns <= now_mono_ns - settings.match_wait_ns + settings.match_wait_ns // 4)
+    pairs = match(turns, usable, waiting, np.flatnonzero(soon), owners)
     turns, pairs = split_merged(turns, usable, waiting, ripe, pairs, owners)
     pairs = pairs.take(ripe[pairs.attempt])
     settled = _settled(turns, waiting, pairs)

@@ -53,12 +53,12 @@ class _Left:
         return _Left(turns=_minus(self.turns, pairs.turn), attempts=_minus(self.attempts, pairs.attempt))
 
 
-def match(turns: Turns, usable: Rows, attempts: Waiting, owners: Owners) -> Pairs:
+def match(turns: Turns, usable: Rows, attempts: Waiting, chosen: Rows, owners: Owners) -> Pairs:
     """Every pair that any pass finds; rows of the batches given.
 
-    turns: in order of (flow, turn). usable: rows of turns that may be taken now.
+    turns: in order of (flow, turn). usable, chosen: rows of turns that may be taken, of attempts that may take.
     """
-    left = _Left(turns=usable, attempts=np.arange(len(attempts)))
+    left = _Left(turns=usable, attempts=chosen)
     found: list[Pairs] = []
 
     def run(step: Callable[[Turns, Waiting, Owners], Pairs], secure: bool) -> None:

@@ -155,3 +155,222 @@ def test_tries_of_a_line_become_attempts():
     assert found.received_bytes.tolist() == [0, -1, 7]
     assert found.worker_pid.tolist() == [5, 5, 6]
     assert found.tls.tolist() == [False, False, True]
+
+
+def test_a_refused_connection_is_an_attempt_of_its_own():
+    """SYN and RST without payload are the refused try's bytes, all of them overhead; the next try has its own."""
+    other = (0, 0xFFFF_0A00_0002, 8080)
+    result = run(
+        [
+            snapshot(1, 0, SnapshotKind.OPEN, (40, 60, 0, 0, 1, 1), born=10, peer=other),
+            snapshot(2, 0, SnapshotKind.CLOSED, (600, 204, 496, 100, 2, 2), (11, 11, 12, 12)),
+        ],
+        [
+            attempt(70, 0, 0, 9, 13, try_no=0, n_tries=2, peer=other),
+            attempt(70, 100, 496, 9, 13, try_no=1, n_tries=2),
+        ],
+    )
+    settled = result.settled
+    assert settled.flow.tolist() == [1, 2]
+    assert (settled.in_wire_bytes + settled.out_wire_bytes).tolist() == [100, 804]
+    assert settled.overhead_bytes.tolist() == [100, 0]
+    assert settled.confidence.tolist() == [Confidence.EXACT] * 2
+
+
+def test_the_handshake_is_counted_as_overhead():
+    """SYN, SYN-ACK and acknowledgement (60, 60 and 52 B) are overhead of the flow's first attempt."""
+    counts = (60 + 2 * HEADER + 496, 60 + 3 * HEADER + 100, 496, 100, 3, 4)
+    result = run(
+        [snapshot(1, 0, SnapshotKind.CLOSED, counts, (10, 10, 12, 12), flags=0x02)], [attempt(70, 100, 496, 9, 13)]
+    )
+    assert result.settled.overhead_bytes.tolist() == [172]
+
+
+def test_a_websocket_takes_all_turns_of_its_flow():
+    """Turns of one flow in a row whose sums are the attempt's bytes are its own, and proved by them."""
+    turns = [
+        snapshot(1, t, SnapshotKind.TURN if t < 4 else SnapshotKind.CLOSED, (100 * t, 90 * t, 50 * t, 40 * t, t, t),
+                 (10 * t, 10 * t, 10 * t + 5, 10 * t + 5))
+        for t in range(1, 5)
+    ]  # fmt: skip
+    for row in turns:
+        row["turn"] -= 1
+    result = run(turns, [attempt(70, 160, 200, 9, 60, status=101)])
+    assert result.settled.in_wire_bytes.tolist() == [400]
+    assert result.settled.confidence.tolist() == [Confidence.EXACT]
+    assert len(result.parts) == 0
+
+
+def test_a_stream_that_is_still_open_waits_for_its_line():
+    """Turns at the end of an open flow wait longer than a line takes, and in bounded memory, for the end's line."""
+    state, now = None, 0
+    for t in range(1, 201):
+        now = 1000 * t
+        row = snapshot(1, t - 1, SnapshotKind.TURN, (100 * t, 90 * t, 50 * t, 40 * t, t, t),
+                       (now, now, now + 5, now + 5), born=1000)  # fmt: skip
+        result = run([row], [], final=False, state=state, now=(now + 100) * MS)
+        assert len(result.parts) == 0
+        state = result.state
+    assert len(state.turns) < 40
+    end = snapshot(1, 200, SnapshotKind.CLOSED, (20_100, 18_104, 10_000, 8_000, 202, 202), born=1000)
+    end |= {"last_mono_ns": (now + 50) * MS}
+    result = run([end], [attempt(70, 8_000, 10_000, 999, now + 49, status=101)], state=state)
+    assert result.settled.confidence.tolist() == [Confidence.EXACT]
+    assert total(result, "in_wire_bytes") == 20_100
+    assert result.settled.in_payload_bytes.tolist() == [10_000]
+
+
+def test_tls_records_are_counted_off():
+    """Over TLS a turn is the attempt's when both surpluses are whole record overheads; the sums are not proved."""
+    result = run(
+        [
+            snapshot(1, 0, SnapshotKind.TURN, (9_000, 1_000, 5_000, 700, 4, 4), (1, 1, 2, 2)),
+            snapshot(1, 1, SnapshotKind.CLOSED, (9_644, 1_174, 5_540, 822, 6, 6), (10, 10, 12, 12)),
+        ],
+        [attempt(70, 100, 496, 9, 13, tls=True)],
+    )
+    assert result.settled.in_payload_bytes.tolist() == [540]
+    assert result.settled.confidence.tolist() == [Confidence.ALIGNED]
+    assert result.parts.in_payload_bytes.tolist() == [5_000]
+
+
+def test_a_new_tls_connection_belongs_to_its_first_request():
+    """Handshake turns and the first request's are one attempt's, later turns those of later attempts."""
+    result = run(
+        [
+            snapshot(1, 0, SnapshotKind.TURN, (3_200, 700, 3_000, 517, 3, 3), (10, 10, 11, 11)),
+            snapshot(1, 1, SnapshotKind.TURN, (4_500, 1_000, 4_190, 719, 5, 5), (11.5, 11.5, 12, 12)),
+            snapshot(1, 2, SnapshotKind.CLOSED, (5_200, 1_300, 4_730, 841, 7, 7), (20, 20, 22, 22)),
+        ],
+        [attempt(70, 100, 640, 9, 13, tls=True), attempt(71, 100, 496, 19, 23, tls=True)],
+    )
+    assert result.settled.in_wire_bytes.tolist() == [4_500, 700]
+    assert result.settled.out_wire_bytes.tolist() == [1_000, 300]
+
+
+def test_an_aborted_request_takes_the_flow_that_closed_with_it():
+    """Less may have left than was meant to, and more may have come than was read: the flow's end names it."""
+    result = run(
+        [snapshot(1, 0, SnapshotKind.CLOSED, (30_000, 300, 29_000, 100, 5, 4), (10, 10, 12, 30))],
+        [attempt(70, 5_000, 8_000, 9, 30.1, status=499)],
+    )
+    assert result.settled.flow.tolist() == [1]
+    assert result.settled.confidence.tolist() == [Confidence.ALIGNED]
+    assert result.settled.in_wire_bytes.tolist() == [30_000]
+
+
+def test_a_lost_record_makes_one_turn_of_two_requests():
+    """Where a turn's record was lost, the attempts whose bytes sum to the merged turn share it by payload."""
+    for last in (SnapshotKind.CLOSED, SnapshotKind.OPEN):
+        result = run(
+            [
+                snapshot(1, 0, SnapshotKind.TURN, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12)),
+                snapshot(1, 2, last, (2_600, 808, 2_296, 400, 6, 6), (30, 30, 32, 32)),
+            ],
+            [
+                attempt(70, 100, 496, 9, 13),
+                attempt(71, 150, 1_000, 19, 23),
+                attempt(72, 150, 800, 29, 33),
+                attempt(73, 150, 900, 29, 33),
+            ],
+        )
+        settled = result.settled
+        assert settled.in_payload_bytes.tolist() == [496, 1_000, 800, 0]
+        assert settled.out_payload_bytes.tolist() == [100, 150, 150, 0]
+        assert total(result, "in_wire_bytes") == 2_600
+        assert len(result.parts) == 0
+
+
+def test_a_merged_turn_that_goes_on_is_counted_once():
+    """A sweep that stood for two requests moves the flow's cut by both: what comes later is only the rest."""
+    first = run(
+        [snapshot(1, 1, SnapshotKind.OPEN, (2_000, 604, 1_800, 300, 4, 4), (30, 30, 32, 32), born=9)],
+        [attempt(71, 150, 1_000, 19, 23), attempt(72, 150, 800, 29, 33)],
+    )
+    assert first.settled.in_payload_bytes.tolist() == [1_000, 800]
+    close = snapshot(1, 1, SnapshotKind.CLOSED, (2_052, 656, 1_800, 300, 5, 5), (30, 30, 32, 32), born=9)
+    second = run([close], [], state=first.state)
+    assert second.parts.kind.tolist() == [RowKind.OVERHEAD]
+    assert second.parts.in_wire_bytes.tolist() == [52]
+    assert second.parts.line_id.tolist() == [72]
+
+
+def test_a_close_after_the_answer_is_overhead_of_the_last_line():
+    """What a flow moves without payload after its attempt was settled is overhead, booked to that line."""
+    settings = UpstreamSettings(flow_wait_ns=1_000 * MS)
+    first = run(
+        [snapshot(1, 0, SnapshotKind.OPEN, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12))],
+        [attempt(70, 100, 496, 9, 13)],
+        final=False,
+        now=3_000 * MS,
+        settings=settings,
+    )
+    assert first.settled.flow.tolist() == [1]
+    closed = snapshot(1, 0, SnapshotKind.CLOSED, (652, 256, 496, 100, 3, 3), (10, 10, 12, 12))
+    second = run([closed], [], final=False, state=first.state, now=4_000 * MS, settings=settings)
+    assert second.parts.kind.tolist() == [RowKind.OVERHEAD]
+    assert second.parts.line_id.tolist() == [70]
+    assert (second.parts.in_wire_bytes + second.parts.out_wire_bytes).tolist() == [104]
+
+
+def test_the_same_snapshots_again_change_nothing():
+    """A repeated snapshot, also of a closed flow, gives no byte a second time."""
+    rows = [snapshot(1, 0, SnapshotKind.CLOSED, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12))]
+    first = run(rows * 2, [attempt(70, 100, 496, 9, 13)], now=20 * MS)
+    second = run(rows, [], state=first.state, now=30 * MS)
+    assert total(first, "in_wire_bytes") == 600
+    assert len(second.settled) == 0
+    assert len(second.parts) == 0
+
+
+def test_a_sweep_after_the_close_adds_its_last_packets():
+    """A packet that came after the close was recorded is not lost, whichever of the two arrives first."""
+    rows = [
+        snapshot(1, 0, SnapshotKind.CLOSED, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12)),
+        snapshot(1, 0, SnapshotKind.OPEN, (652, 204, 496, 100, 3, 2), (10, 10, 12, 12)),
+    ]
+    for order in (rows, rows[::-1]):
+        result = run(order, [attempt(70, 100, 496, 9, 13)])
+        assert total(result, "in_wire_bytes") == 652
+        assert len(result.state.snapshots) == 0
+
+
+def test_nothing_is_settled_before_its_rivals_could_come():
+    """An attempt waits a moment after its log line, then takes its turn; without one it waits `flow_wait_ns`."""
+    rows = [snapshot(1, 0, SnapshotKind.CLOSED, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12))]
+    tries = [attempt(70, 100, 496, 9, 13), attempt(71, 77, 77, 9, 13)]
+    early = run(rows, tries, final=False, now=1_000 * MS)
+    assert len(early.settled) == 0
+    later = run([], [], final=False, now=2_500 * MS, state=early.state)
+    assert later.settled.line_id.tolist() == [70]
+    last = run([], [], final=False, now=5_100 * MS, state=later.state)
+    assert last.settled.line_id.tolist() == [71]
+    assert last.settled.confidence.tolist() == [Confidence.APP_ONLY]
+
+
+def test_equal_requests_go_to_their_own_workers_connections():
+    """Among requests of equal size, a flow that served one worker before serves no other's request."""
+    rows, tries = [], []
+    counts = np.array([600, 204, 496, 100, 2, 2])
+    for t in range(6):  # worker 7 has flow 1, worker 8 has flow 2, one after the other
+        for flow in (1, 2):
+            at = 100 * t + 40 * flow
+            kind = SnapshotKind.TURN
+            rows.append(snapshot(flow, t, kind, tuple(counts * (t + 1)), (at, at, at + 2, at + 2), born=1))
+            tries.append(attempt(10 * t + flow, 100, 496, at - 0.02, at + 3, pid=6 + flow))
+    # Worker 8 is first through the access phase, worker 7 first on the wire.
+    for flow, at in ((1, 1000.01), (2, 1000.02)):
+        rows.append(snapshot(flow, 6, SnapshotKind.CLOSED, tuple(counts * 7), (at, at, at + 2, at + 2), born=1))
+    tries += [attempt(98, 100, 496, 1000.0, 1003, pid=8), attempt(99, 100, 496, 1000.005, 1003, pid=7)]
+    settled = run(rows, tries).settled
+    assert settled.flow[settled.line_id == 98].tolist() == [2]
+    assert settled.flow[settled.line_id == 99].tolist() == [1]
+
+
+def test_a_wrong_size_or_backend_is_no_match():
+    """Bytes of another size or another backend are never an attempt's, however near in time."""
+    rows = [snapshot(1, 0, SnapshotKind.TURN, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12))]
+    other = (0, 0xFFFF_0A00_0002, 8080)
+    result = run(rows, [attempt(70, 101, 496, 9, 13), attempt(71, 100, 496, 9, 13, peer=other)])
+    assert result.settled.flow.tolist() == [0, 0]
+    assert result.parts.kind.tolist() == [RowKind.UNATTRIBUTED]
