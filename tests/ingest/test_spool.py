@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from apicost.core import records
 from apicost.core.clock import Clock
+from apicost.ingest import segment_files
 from apicost.ingest import spool as spooling
 from apicost.ingest.lines import parse_batch
+from apicost.ingest.register import Register
 from apicost.ingest.spool import Spool, SpoolError
 from bench import receiver_workload as sample
 
@@ -424,3 +426,88 @@ def collect(spool, got, total):
         got[pid].append(number)
     total.update(counts(refs))
     spool.drop(refs)
+
+
+# -- crash at a chosen point -------------------------------------------------------------------
+
+
+def die_in_child(work):
+    """Run `work` in a forked process that ends as if killed; returns after its death."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 9 << 8, "the child did not reach the chosen point"
+
+
+def crash(*_, **__):
+    os._exit(9)
+
+
+def half_then_crash(descriptor, block):
+    os.write(descriptor, memoryview(block)[: block.size // 2])
+    os._exit(9)
+
+
+def all_then_crash(descriptor, block):
+    os.write(descriptor, memoryview(block))
+    os._exit(9)
+
+
+def commit_then_crash(self, **changes):
+    REAL_COMMIT(self, **changes)
+    os._exit(9)
+
+
+REAL_COMMIT = Register.commit
+POINTS = {
+    "before the file": (segment_files, "append", crash, False),
+    "half of the file": (segment_files, "append", half_then_crash, False),
+    "file written, not registered": (segment_files, "append", all_then_crash, False),
+    "before the register's commit": (Register, "commit", crash, False),
+    "registered, not answered": (Register, "commit", commit_then_crash, True),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("first_batch", [True, False])
+def test_a_crash_at_any_point_leaves_all_or_nothing(tmp_path, time, point, first_batch):
+    """Into a new segment or an open one: what was acknowledged stays, the resent batch counts once."""
+    where, name, crashing, there = POINTS[point]
+
+    def life():
+        spool = Spool.open(tmp_path, clock=time)
+        if not first_batch:
+            spool.add_lines([one])
+        setattr(where, name, crashing)
+        spool.add_lines([two])
+
+    one, two = batch(first=1), batch(first=4)
+    die_in_child(life)
+    with contextlib.closing(Spool.open(tmp_path, clock=time)) as opened:
+        assert opened.add_lines([two])[0].duplicate == there
+        assert opened.add_lines([one])[0].duplicate == (not first_batch)
+        numbers, found = consume(opened)
+        assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
+        assert found["lines_received"] == 6
+
+
+@pytest.mark.parametrize("crashing", [crash, commit_then_crash])
+def test_a_crash_while_dropping_consumes_all_or_nothing(tmp_path, time, crashing):
+    """A file whose row is gone is swept; a row whose file is there is listed again."""
+
+    def life():
+        spool = Spool.open(tmp_path, clock=time)
+        spool.add_lines([one])
+        refs = spool.sealed()
+        Register.commit = crashing
+        spool.drop(refs)
+
+    one = batch(first=1)
+    die_in_child(life)
+    with contextlib.closing(Spool.open(tmp_path, clock=time)) as opened:
+        assert consume(opened)[0] == ([1, 2, 3] if crashing is crash else [])
+        assert opened.add_lines([one])[0].duplicate
+        assert list(opened.folder.glob("*.arrows")) == []
