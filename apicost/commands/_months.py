@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import pyarrow as pa
-
 from apicost import config
 from apicost.catalog import prices
 from apicost.core import period, rate
+from apicost.core.days import keys_needed
 from apicost.core.period import Period
 from apicost.core.pricebook import PriceBook
 from apicost.core.statement import Statement
-from apicost.core.usage_rows import KEYS
+from apicost.core.usage_rows import KEYS, UsageRows, gather
 from apicost.problems import InputError, Problem
 from apicost.report.export import ApiInfo
 from apicost.store.catalogue import CATALOGUE, LedgerError
@@ -97,10 +96,17 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
                      "mend what the message says") from None  # fmt: skip
 
 
-def read_usage(ledger: Ledger, month: Period) -> pa.Table | None:
-    """The month's usage by day and key; None where there is none."""
-    usage = ledger.usage(month.starts, KEYS)
-    return usage if usage.num_rows else None
+def read_rows(ledger: Ledger, month: Period, book: PriceBook | None) -> UsageRows | None:
+    """The month's usage by key, cut where a price of the book changes; None where there is none."""
+    say(f"reading {month.name} from {ledger.folder}")
+    cuts = book.price_changes(month.days) if book else (0,)
+    rows = gather(ledger.usage([*(month.starts[day] for day in cuts), month.end_unix_s], KEYS), month, cuts)
+    return rows if len(rows.key) else None
+
+
+def read_days(ledger: Ledger, month: Period, book: PriceBook) -> UsageRows:
+    """The month's usage by day, with the keys alone that the cost by day depends on."""
+    return gather(ledger.usage(month.starts, keys_needed(book)), month)
 
 
 def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, int] | None:
@@ -108,10 +114,9 @@ def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, i
 
     Only the keys that prices ask for are read: the total does not depend on the others.
     """
-    before = period.month((month.days[0].replace(day=1) - _ONE_DAY).strftime("%Y-%m"), book.time_zone)
-    asked = {column for sku in book.skus for column in sku.where}
-    usage = ledger.usage(before.starts, sorted(asked))
-    return (before.name, rate.rate(usage, book, before).total_minor) if usage.num_rows else None
+    before = period.month((month.days[0] - _ONE_DAY).strftime("%Y-%m"), book.time_zone)
+    rows = read_days(ledger, before, book)
+    return (before.name, rate.rate_rows(rows, book, before).total_minor) if len(rows.key) else None
 
 
 def say(text: str) -> None:
@@ -133,14 +138,8 @@ def error(place: str, fact: str, effect: str, fix: str) -> InputError:
 
 def statement_of(ledger: Ledger, month: Period, book: PriceBook) -> Statement | None:
     """The month rated; None where it has no usage."""
-    say(f"reading {month.name} from {ledger.folder}")
-    usage = read_usage(ledger, month)
-    if usage is None:
+    rows = read_rows(ledger, month, book)
+    if rows is None:
         return None
-    return rated(usage, month, book)
-
-
-def rated(usage: pa.Table, month: Period, book: PriceBook) -> Statement:
-    """A month's usage with its prices."""
-    say(f"rating {usage.num_rows:,} usage rows with {book.id} {book.version}")
-    return rate.rate(usage, book, month)
+    say(f"rating {len(rows.key):,} usage rows with {book.id} {book.version}")
+    return rate.rate_rows(rows, book, month)

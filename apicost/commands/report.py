@@ -16,7 +16,7 @@ DESCRIPTION = """Write what a month cost, by API, operation, consumer and day.
 Files in the folder of --out (one folder per month: they are overwritten):
   report.html   one page, self-contained, printable
   charges.csv   every charge: bearer, SKU, quantity, unit price, list cost, billed cost
-  usage.csv     the usage they were made from, by day
+  usage.csv     the usage they were made from
   days.csv      the cost by day
   report.json   the page's figures for programs (--format json)
 
@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
             return 3
         figures = monthly.figures(
             statement,
+            _months.read_days(ledger, month, book),
             apis=sources.apis,
             completeness=ledger.completeness(month.start_unix_s, month.end_unix_s) or None,
             previous=None if options.api else _months.total_before(ledger, month, book),
@@ -87,7 +88,7 @@ def write(statement: Statement, figures: monthly.Figures, out: Path, formats: li
             _months.say(f"writing {figures.charges:,} charges")
             written += [out / "charges.csv", out / "usage.csv", out / "days.csv"]
             export.write_charges(statement, written[-3], figures.apis, figures.api)
-            export.write_usage(statement.usage, statement.period, written[-2], figures.api)
+            export.write_usage([statement.usage], statement.period, written[-2], figures.api)
             days = render.day_table(figures)
             csvfile.write(written[-1], days.column_names, [days])
     except OSError as failure:

@@ -14,10 +14,13 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from apicost.core import money
-from apicost.core.rate import WIRE_BYTES
+from apicost.core import money, records
+from apicost.core.pricebook import PriceBook
+from apicost.core.rate import WIRE_BYTES, picks
 from apicost.core.statement import Line, Statement
+from apicost.core.usage_rows import UsageRows
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -35,24 +38,31 @@ class DayFigure:
     billed_minor: int
 
 
-def by_day(statement: Statement, keys: Mask | None = None) -> tuple[tuple[DayFigure, ...], int]:
+def keys_needed(book: PriceBook) -> tuple[str, ...]:
+    """The keys that usage by day must have, so that its cost can be told: far fewer than a charge has."""
+    return tuple(sorted({"api", *(column for sku in book.skus for column in sku.where)}))
+
+
+def by_day(statement: Statement, daily: UsageRows, api: str | None = None) -> tuple[tuple[DayFigure, ...], int]:
     """The days of the period, and what belongs to none, in minor units.
 
-    keys: which keys of the statement to look at, the last one (what no usage bears) included; None is all.
-        A part must be whole APIs: their billed costs are their exact costs rounded, as the total is.
+    daily: the same usage, gathered by every day with at least the keys of `keys_needed`.
+    api: only this API's part of the statement; None is all.
     """
-    usage, period = statement.usage, statement.period
-    chosen = np.ones(len(statement.keys), np.bool_) if keys is None else keys
-    picked = chosen[statement.key]
+    period = statement.period
     count = len(period.days)
+    picked = _of_api(statement.keys, api)[statement.key]
+    mine = _of_api(daily.keys, api)
     quantity = money.add_by(statement.line[picked], statement.quantity[picked], len(statement.lines))
     exact = [Fraction()] * (count + 1)  # the last is for what belongs to no day
     minor = 10**statement.book.statement_scale
-    for line, of_line, bearers in zip(statement.lines, quantity.tolist(), statement.bearers, strict=True):
+    skus = {sku.id: sku for sku in statement.book.skus}
+    for line, of_line in zip(statement.lines, quantity.tolist(), strict=True):
         if line.price is None or not of_line:
             continue
         cost = line.cost_of(of_line) * minor
-        weights = _weights(statement, line, bearers, chosen)
+        bearers = mine & picks(skus[line.sku], daily.keys) if line.sku in skus else mine
+        weights = _weights(daily, line, bearers, count)
         whole = money.exact_sum(weights)
         if not whole:
             exact[count] += cost
@@ -60,9 +70,9 @@ def by_day(statement: Statement, keys: Mask | None = None) -> tuple[tuple[DayFig
         for day in np.flatnonzero(weights).tolist():
             exact[day] += cost * Fraction(int(weights[day]), whole)
     billed = money.round_by_remainder(exact, int(statement.billed_minor[picked].sum()))
-    mine = chosen[usage.key]
-    calls = money.add_by(usage.day[mine], usage.of(("calls",))[mine], count)
-    wire = money.add_by(usage.day[mine], usage.of(WIRE_BYTES)[mine], count)
+    rows = mine[daily.key]
+    calls = money.add_by(daily.day[rows], daily.of(("calls",))[rows], count)
+    wire = money.add_by(daily.day[rows], daily.of(WIRE_BYTES)[rows], count)
     figures = tuple(
         DayFigure(
             day=day, start_unix_s=period.starts[i], end_unix_s=period.starts[i + 1], calls=int(calls[i]),
@@ -73,10 +83,16 @@ def by_day(statement: Statement, keys: Mask | None = None) -> tuple[tuple[DayFig
     return figures, billed[count]
 
 
-def _weights(statement: Statement, line: Line, bearers: Mask | None, chosen: Mask) -> Ints:
+def _of_api(keys: pa.Table, api: str | None) -> Mask:
+    if api is None:
+        return np.ones(len(keys), np.bool_)
+    codes, values = records.codes(keys, "api")
+    return codes == values.index(api) if api in values else np.zeros(len(codes), np.bool_)
+
+
+def _weights(daily: UsageRows, line: Line, bearers: Mask, count: int) -> Ints:
     """What each day weighs for a line: zeros where nothing bears it."""
-    usage, count = statement.usage, len(statement.period.days)
-    if bearers is None:
+    if not line.columns:
         return np.zeros(count, np.int64)
-    rows = (bearers & chosen[:-1])[usage.key] & (usage.day >= line.first_day) & (usage.day < line.end_day)
-    return money.add_by(usage.day[rows], usage.of(line.columns)[rows], count)
+    rows = bearers[daily.key] & (daily.day >= line.first_day) & (daily.day < line.end_day)
+    return money.add_by(daily.day[rows], daily.of(line.columns)[rows], count)

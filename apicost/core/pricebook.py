@@ -8,7 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -139,3 +139,11 @@ class PriceBook:
     statement_scale: int = 2
     file: str = ""
     remarks: tuple[str, ...] = field(default=())
+
+    def price_changes(self, days: Sequence[date]) -> tuple[int, ...]:
+        """Positions in `days` (consecutive dates) at which the price of some SKU changes; 0 is always there."""
+        changed = {0}
+        for sku in self.skus:
+            prices = [sku.price_on(day) for day in days]
+            changed |= {i for i in range(1, len(days)) if prices[i] is not prices[i - 1]}
+        return tuple(sorted(changed))

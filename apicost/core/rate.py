@@ -62,7 +62,18 @@ def rate(usage: pa.Table, book: PriceBook, period: Period) -> Statement:
     Returns the statement: charges sorted by key, then by line of the book.
     Raises ValueError for usage outside the period, OverflowError where a month's sum passes 2**62.
     """
-    sheet = _Sheet(gather(usage, period), book, period)
+    return rate_rows(gather(usage, period, book.price_changes(period.days)), book, period)
+
+
+def rate_rows(usage: UsageRows, book: PriceBook, period: Period) -> Statement:
+    """Price usage that is gathered already, by stretches that no price change cuts.
+
+    Raises ValueError where one does.
+    """
+    uncut = sorted(set(book.price_changes(period.days)) - set(usage.cuts))
+    if uncut:
+        raise ValueError(f"usage of {period.name} is not cut at the price changes of days {uncut}")
+    sheet = _Sheet(usage, book, period)
     for sku in book.skus:
         sheet.add_sku(sku)
     sheet.add_what_no_sku_covers()
@@ -79,7 +90,6 @@ class _Piece:
     line: Line
     keys: Ints
     quantity: Ints
-    bearers: Mask | None
 
 
 class _Sheet:
@@ -97,7 +107,7 @@ class _Sheet:
 
     def add_sku(self, sku: Sku) -> None:
         """Charges of one SKU: stretch by stretch of days with one price, then tier by tier."""
-        picked = self._where(sku)
+        picked = picks(sku, self.usage.keys)
         for column in _wire_names(sku):
             self.covered[column] = self.covered.get(column, np.zeros(self.keys, np.bool_)) | picked
         quantity = np.where(picked[self.usage.key], self.usage.of(sku.columns), 0)
@@ -107,11 +117,11 @@ class _Sheet:
             left = self._by_key(np.where(within, quantity, 0))
             if price is None:
                 line = _line(sku, first, end, state=UNPRICED, reason=NO_PRICE, place=sku.place)
-                self._add(line, left, picked)
+                self._add(line, left)
                 continue
-            consumed = self._add_tiers(_line(sku, first, end), sku, price, left, picked, consumed)
+            consumed = self._add_tiers(_line(sku, first, end), sku, price, left, consumed)
 
-    def _add_tiers(self, blank: Line, sku: Sku, price: Price, left: Ints, picked: Mask, consumed: int) -> int:
+    def _add_tiers(self, blank: Line, sku: Sku, price: Price, left: Ints, consumed: int) -> int:
         """Charges of one stretch of days; `consumed` is where on the SKU's month it begins, and the result
         where it ends."""
         end = consumed + money.exact_sum(left)
@@ -125,7 +135,7 @@ class _Sheet:
                 blank, price=amount, tier=label, price_id=f"{sku.id}/{price.since}/{number}", place=place,
                 starts_at=consumed, pool=pool,
             )  # fmt: skip
-            self._add(line, part, picked)
+            self._add(line, part)
             left, consumed = left - part, upto
         return end
 
@@ -139,7 +149,7 @@ class _Sheet:
             values = self.usage.of((measure,))
             if measure in self.covered:
                 open_ = np.where(self.covered[measure][self.usage.key], 0, values)
-                self._add(blank, self._by_key(open_), None)
+                self._add(blank, self._by_key(open_))
             else:
                 self._add_for_month(replace(blank, reason=NOT_SOLD), money.exact_sum(values))
         if any(sku.meter == "bytes" and sku.byte_basis != "app" for sku in self.book.skus):
@@ -148,7 +158,7 @@ class _Sheet:
                 sku=None, state=UNPRICED, meter="app_only_bytes", unit="GB", unit_base=10**9, price=None, tier=None,
                 first_day=0, end_day=len(self.period.days), reason=APP_ONLY,
             )  # fmt: skip
-            self._add(line, self._by_key(values), None)
+            self._add(line, self._by_key(values))
 
     # -- shared costs --------------------------------------------------------------------------------------
 
@@ -177,7 +187,7 @@ class _Sheet:
                 price_id=f"{shared.id}/{shared.method}/{name}",
             )  # fmt: skip
             if line.pool:
-                self._add(line, money.share(part, weight), np.ones(self.keys, np.bool_))
+                self._add(line, money.share(part, weight))
             else:
                 self._add_for_month(replace(line, state=UNALLOCATED, reason=NO_WEIGHT), part)
 
@@ -200,27 +210,17 @@ class _Sheet:
         return Statement(
             book=self.book, period=self.period, usage=self.usage, keys=keys, lines=tuple(lines), key=key, line=number,
             quantity=quantity, billed_minor=billed, total_exact=exact, total_minor=total_minor,
-            bearers=tuple(piece.bearers for piece in self.pieces),
         )  # fmt: skip
 
-    def _add(self, line: Line, by_key: Ints, bearers: Mask | None) -> None:
+    def _add(self, line: Line, by_key: Ints) -> None:
         keys = np.flatnonzero(by_key)
         if len(keys):
-            self.pieces.append(_Piece(line, keys, by_key[keys], bearers))
+            self.pieces.append(_Piece(line, keys, by_key[keys]))
 
     def _add_for_month(self, line: Line, quantity: int) -> None:
         """A charge that no usage row bears: its key is the last one, all null."""
         if quantity:
-            self.pieces.append(_Piece(line, np.array([self.keys]), np.array([quantity], np.int64), None))
-
-    def _where(self, sku: Sku) -> Mask:
-        """Which keys fulfil every condition of a SKU."""
-        picked = np.ones(self.keys, np.bool_)
-        for column, accepted in sku.where.items():
-            codes, values = records.codes(self.usage.keys, column)
-            wanted = np.array([value in accepted for value in values] + [False])  # the last is for code -1: null
-            picked &= wanted[codes]
-        return picked
+            self.pieces.append(_Piece(line, np.array([self.keys]), np.array([quantity], np.int64)))
 
     def _stretches(self, sku: Sku) -> list[tuple[int, int, Price | None]]:
         """The month cut where the SKU's price changes: (first day, end day, price)."""
@@ -233,6 +233,16 @@ class _Sheet:
 
     def _by_key(self, values: Ints) -> Ints:
         return money.add_by(self.usage.key, values, self.keys)
+
+
+def picks(sku: Sku, keys: pa.Table) -> Mask:
+    """Which keys fulfil every condition of a SKU."""
+    picked = np.ones(len(keys), np.bool_)
+    for column, accepted in sku.where.items():
+        codes, values = records.codes(keys, column)
+        wanted = np.array([value in accepted for value in values] + [False])  # the last is for code -1: null
+        picked &= wanted[codes]
+    return picked
 
 
 def _billed(

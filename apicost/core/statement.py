@@ -112,7 +112,6 @@ class Statement:
     key, line, quantity, billed_minor: one value per charge, sorted by key, then line. `quantity` is in base
         units; `billed_minor` in 10**-statement_scale of the currency, 0 where the line has no price.
     total_minor: the statement's total, half-even rounding of `total_exact`.
-    bearers: for each line which keys its SKU picks, among them all that bear it; None where none does.
     """
 
     book: PriceBook
@@ -126,7 +125,6 @@ class Statement:
     billed_minor: npt.NDArray[np.int64]
     total_exact: Fraction
     total_minor: int
-    bearers: tuple[npt.NDArray[np.bool_] | None, ...]
 
     def __len__(self) -> int:
         return len(self.key)

@@ -1,4 +1,4 @@
-"""Usage of a month gathered to what is billed: one row per key, its sums by day.
+"""Usage of a month gathered to what is billed: one row per key and stretch of days.
 
 Rules of this file:
 - The key is everything that a charge names; node and time of day are summed away.
@@ -31,12 +31,15 @@ _LARGEST = 1 << 62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRows:
-    """Usage by key and day.
+    """Usage by key and stretch of days.
 
+    cuts: the days (from 0) at which stretches begin, the first of them 0.
     keys: one row per distinct key, sorted; columns KEYS, all TEXT.
-    key: position in `keys` of each row; day: its day of the month from 0. Rows are sorted by both, distinct.
+    key: position in `keys` of each row; day: the first day of its stretch. Rows are sorted by both, distinct.
     sums: column of records.USAGE_SUMS -> int64, one value per row.
     """
+
+    cuts: tuple[int, ...]
 
     keys: pa.Table
     key: Ints
@@ -51,31 +54,39 @@ class UsageRows:
         return total
 
 
-def gather(usage: pa.Table, period: Period) -> UsageRows:
-    """Sum usage by key and calendar day of the period.
+def gather(usage: pa.Table, period: Period, cuts: Sequence[int] | None = None) -> UsageRows:
+    """Sum usage by key and stretch of days.
 
     usage: `minute_unix_s`, the columns of records.USAGE_SUMS, and any of KEYS; a key that is missing
-        is null throughout. Buckets may be of any length; each belongs to the day in which it starts.
+        is null throughout. Buckets may be of any length; each belongs to the stretch in which it starts.
+        A caller that keeps no reference to the table has its columns freed as they are summed.
+    cuts: days (from 0) at which stretches begin; None is every day.
     Raises ValueError for usage outside the period, and OverflowError where a column's sum passes 2**62:
         the reader asked for the wrong month, or counters are broken.
     """
+    cuts = tuple(range(len(period.days)) if cuts is None else sorted({0, *cuts}))
     minute = _ints(usage, "minute_unix_s")
     outside = int(((minute < period.start_unix_s) | (minute >= period.end_unix_s)).sum())
     if outside:
         raise ValueError(f"{outside} of {len(minute)} usage rows lie outside {period.name} ({period.time_zone})")
-    day = np.searchsorted(np.array(period.starts, np.int64), minute, side="right") - 1
+    starts = np.array([period.starts[day] for day in cuts], np.int64)
+    stretch = np.searchsorted(starts, minute, side="right") - 1
     columns = [_ranked(usage, name) for name in KEYS]
     key, first_row = _number(columns, len(minute))
-    days = len(period.days)
-    cell, position = np.unique(key * days + day, return_inverse=True)
+    keys = [records.text(ranks[first_row], values) for ranks, values in columns]
+    values = {name: usage.column(name) for name in SUMS}
+    del usage, columns, minute
+    cell, position = np.unique(key * len(cuts) + stretch, return_inverse=True)
     sums = {}
     for name in SUMS:
-        summed = money.add_by(position, _ints(usage, name), len(cell))
-        if money.exact_sum(summed) >= _LARGEST:
+        column = records.numbers(pa.table({name: values.pop(name)}), name).astype(np.int64, copy=False)
+        sums[name] = money.add_by(position, column, len(cell))
+        if money.exact_sum(sums[name]) >= _LARGEST:
             raise OverflowError(f"usage of {period.name}: the sum of {name} passes 2**62")
-        sums[name] = summed
-    keys = [records.text(ranks[first_row], values) for ranks, values in columns]
-    return UsageRows(keys=pa.table(keys, names=list(KEYS)), key=cell // days, day=cell % days, sums=sums)
+    days = np.array(cuts, np.int64)
+    return UsageRows(
+        cuts=cuts, keys=pa.table(keys, names=list(KEYS)), key=cell // len(cuts), day=days[cell % len(cuts)], sums=sums
+    )
 
 
 def _ints(table: pa.Table, name: str) -> Ints:

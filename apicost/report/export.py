@@ -3,12 +3,13 @@
 Rules of this file:
 - Columns have a fixed order; new ones are added at the end of their list.
 - Rows are sorted by key, then day or price line: the same ledger gives the same bytes.
-- Usage has one row per calendar day (of the book's time zone, UTC without a book) and key.
+- Usage has one row per key and charge period: the month, or each part of it between two price changes.
+  On request, one per calendar day (of the book's time zone; UTC without a book).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,9 +55,9 @@ def write_charges(statement: Statement, path: Path, apis: Mapping[str, ApiInfo],
     return _write(path, CHARGE_COLUMNS, pieces)
 
 
-def write_usage(usage: UsageRows, period: Period, path: Path, api: str | None = None) -> int:
-    """Write a month's usage by day and key, of one API if named; returns the number of rows."""
-    return _write(path, USAGE_COLUMNS, _usage_pieces(usage, period, api))
+def write_usage(usage: Iterable[UsageRows], period: Period, path: Path, api: str | None = None) -> int:
+    """Write gathered usage, one lot after the other, of one API if named; returns the number of rows."""
+    return _write(path, USAGE_COLUMNS, (piece for lot in usage for piece in _usage_pieces(lot, period, api)))
 
 
 def keys_of(keys: pa.Table, api: str) -> np.ndarray:
@@ -111,9 +112,10 @@ def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator
         picked = rows[start : start + PIECE_ROWS]
         keys = usage.keys.take(usage.key[picked])
         day = usage.day[picked].astype(np.int32)
+        ends = np.array([*usage.cuts[1:], len(period.days)], np.int32)[np.searchsorted(usage.cuts, day)]
         columns = {
             "period_start": records.text(day, texts),
-            "period_end": records.text(day + 1, texts),
+            "period_end": records.text(ends, texts),
             **{name: keys.column(name) for name in KEYS},
             **{name: pa.array(values[picked]) for name, values in usage.sums.items()},
         }

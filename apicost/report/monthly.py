@@ -24,6 +24,7 @@ from apicost.core import days, money, records
 from apicost.core.days import DayFigure
 from apicost.core.rate import WIRE_BYTES
 from apicost.core.statement import UNALLOCATED, Statement
+from apicost.core.usage_rows import UsageRows
 from apicost.report.export import ApiInfo, keys_of
 
 Ints = npt.NDArray[np.int64]
@@ -166,6 +167,7 @@ class Figures:
 
 def figures(
     statement: Statement,
+    daily: UsageRows,
     *,
     apis: Mapping[str, ApiInfo] | None = None,
     completeness: Mapping[str, int] | None = None,
@@ -175,12 +177,13 @@ def figures(
 ) -> Figures:
     """The figures of a statement, or of one API's part of it.
 
+    daily: the same usage by day, as `days.by_day` takes it.
     completeness: sums of records.COMPLETENESS of the month; None where the ledger has none.
     damaged: what of the ledger could not be read, in words. previous: the month before and its total.
     """
     part = _Part(statement, api)
     book, period = statement.book, statement.period
-    day_figures, no_day = days.by_day(statement, part.chosen)
+    day_figures, no_day = days.by_day(statement, daily, api)
     sums = {name: money.exact_sum(values[part.rows]) for name, values in statement.usage.sums.items()}
     status = part.breakdown("status", "By response status", ("status_class",), _status_label)
     operations = part.breakdown(

@@ -303,7 +303,7 @@ shared_costs: [{id: node, amount: "10", period: monthly, weights: {calls: "1"}, 
         {"minute_unix_s": MARCH.starts[2], "api": "b", "calls": 4},
         {"minute_unix_s": MARCH.starts[20], "api": "a", "calls": 5},
     ]
-    found, no_day = days.by_day(rate.rate(usage(rows), price_book, MARCH))
+    found, no_day = days.by_day(rate.rate(usage(rows), price_book, MARCH), gather(usage(rows), MARCH))
     assert {d.day.day: d.billed_minor for d in found if d.billed_minor} == {3: 700, 21: 1000}
     assert no_day == 1000
 

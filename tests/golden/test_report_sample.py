@@ -18,12 +18,14 @@ def write(out: Path) -> None:
     from apicost.catalog import prices
     from apicost.commands import report
     from apicost.core import period, rate
+    from apicost.core.usage_rows import gather
     from apicost.report import export, monthly
     from tests import usage_months
 
     book = prices.load(ROOT / "specs/prices.yaml")
     month = period.month("2026-10", book.time_zone)
-    statement = rate.rate(usage_months.month(month, seed=7, scale=300, step_s=43_200), book, month)
+    usage = usage_months.month(month, seed=7, scale=300, step_s=43_200)
+    statement = rate.rate(usage, book, month)
     counts = {
         "batches_received": 5_811, "lines_received": 2_711_540, "lines_lost": 12, "lines_duplicate": 96,
         "lines_refused": 0, "ring_records": 5_402_118, "ring_lost": 0,
@@ -34,7 +36,7 @@ def write(out: Path) -> None:
         "chat": export.ApiInfo(title="Assistant", owner="Cy Example", team="labs"),
     }
     before = ("2026-09", statement.total_minor - 204)
-    figures = monthly.figures(statement, apis=apis, completeness=counts, previous=before)
+    figures = monthly.figures(statement, gather(usage, month), apis=apis, completeness=counts, previous=before)
     report.write(statement, figures, out, ["html", "csv", "json"])
 
 

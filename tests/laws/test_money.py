@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from apicost.catalog import prices
 from apicost.core import days, money, period, rate
+from apicost.core.usage_rows import gather
 from apicost.report import monthly
 from tests.usage_months import usage
 
@@ -165,12 +166,13 @@ def test_charges_sum_to_the_total_by_any_grouping(given_rows):
     """Billed costs of charges, and of every table of the report, sum to the statement's total to the last cent."""
     statement = rate.rate(usage(given_rows), BOOK, MONTH)
     assert int(statement.billed_minor.sum()) == statement.total_minor == money.half_even(statement.total_exact * 100)
-    figures = monthly.figures(statement)
+    daily = gather(usage(given_rows), MONTH)
+    figures = monthly.figures(statement, daily)
     for table in (figures.by_api, figures.by_operation, figures.by_consumer, figures.by_status):
         assert sum(row.billed_minor for row in table.rows) == statement.total_minor, table.id
         assert sum(row.list_cost for row in table.rows) == statement.total_exact, table.id
         assert sum(row.calls for row in table.rows) == figures.calls
-    by_day, no_day = days.by_day(statement)
+    by_day, no_day = days.by_day(statement, daily)
     assert sum(day.billed_minor for day in by_day) + no_day == statement.total_minor
     assert sum(day.calls for day in by_day) == figures.calls
 

@@ -17,6 +17,7 @@ import pytest
 from apicost import cli
 from apicost.catalog import prices
 from apicost.core import period, rate, records
+from apicost.core.usage_rows import gather
 from apicost.report import explain, export, monthly, render
 from apicost.store.lake import Lake
 from tests import usage_months
@@ -136,13 +137,17 @@ def test_the_page_and_the_csv_show_the_same_costs(written):
 def test_the_page_and_the_csv_show_the_same_usage(written):
     """Requests by API and by day on the page are sums of usage.csv; unpriced quantities are those of charges.csv."""
     tables, usage = parsed(written / "out/report.html").tables, read(written / "out/usage.csv")
-    by_api, by_start = defaultdict(int), defaultdict(int)
+    by_api = defaultdict(int)
     for row in usage:
         by_api[row["api"]] += int(row["calls"])
-        by_start[row["period_start"]] += int(row["calls"])
     shown = {row[0]: int(row[1].replace(",", "")) for row in tables["by-api"][1:]}
     assert {api: shown[api] for api in ("shop", "billing", "chat")} == {a: n for a, n in by_api.items() if a}
     assert shown["Total"] == sum(by_api.values())
+    common = ["--month", "2026-11", "--ledger", str(written / "ledger"), "--prices", str(PRICES)]
+    assert cli.main(["export", "usage", *common, "--by", "day", "-o", str(written / "daily.csv")]) == 0
+    by_start = defaultdict(int)
+    for row in read(written / "daily.csv"):
+        by_start[row["period_start"]] += int(row["calls"])
     days = {d["period_start"]: int(d["calls"]) for d in read(written / "out/days.csv") if d["date"]}
     assert days == dict(by_start)
     unpriced = [c for c in read(written / "out/charges.csv") if c["state"] == "unpriced"]
@@ -220,7 +225,7 @@ def test_names_from_traffic_are_text(tmp_path):
     }  # fmt: skip
     statement = rate.rate(usage_months.usage([row]), BOOK, MONTH)
     info = {EVIL: export.ApiInfo(title="<b>", owner="</html>", tags={"x": "=2"})}
-    figures = monthly.figures(statement, apis=info, damaged=["<i>day</i>"])
+    figures = monthly.figures(statement, gather(usage_months.usage([row]), MONTH), apis=info, damaged=["<i>day</i>"])
     (tmp_path / "r.html").write_text(render.html(figures))
     cells = parsed(tmp_path / "r.html")
     assert not cells.tags & {"script", "img", "i "}
@@ -235,7 +240,8 @@ def test_names_from_traffic_are_text(tmp_path):
 def test_a_name_can_not_pass_for_a_state(tmp_path):
     """A consumer called "(unallocated)" has a row beside the one that is."""
     row = {"minute_unix_s": MONTH.start_unix_s, "api": "a", "consumer": "(unallocated)", "calls": 1}
-    figures = monthly.figures(rate.rate(usage_months.usage([row]), BOOK, MONTH))
+    table = usage_months.usage([row])
+    figures = monthly.figures(rate.rate(table, BOOK, MONTH), gather(table, MONTH))
     assert sorted(r.named for r in figures.by_consumer.rows if r.label == "(unallocated)") == [False, True]
 
 
@@ -246,7 +252,8 @@ def test_many_operations_are_folded_into_one_row():
         | {"match_state": "matched"}
         for i in range(200)
     ]
-    figures = monthly.figures(rate.rate(usage_months.usage(rows), BOOK, MONTH))
+    usage = usage_months.usage(rows)
+    figures = monthly.figures(rate.rate(usage, BOOK, MONTH), gather(usage, MONTH))
     table = figures.by_operation
     assert table.rows[-1].label == f"({200 - monthly.TOP_ROWS} others)"
     assert sum(r.billed_minor for r in table.rows) == figures.total_minor
