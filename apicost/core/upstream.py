@@ -250,6 +250,8 @@ def _in_order(old: Turns, fresh: Turns) -> Turns:
     """Turns that wait and new ones together, in order of (flow, turn), what is provisional last."""
     if not len(old):
         return fresh
+    if not len(fresh):
+        return old
     turns = Turns.concat([old, fresh])
     return turns.take(np.lexsort((turns.provisional, turns.start_in + turns.start_out, turns.turn, turns.flow)))
 
@@ -310,7 +312,10 @@ def _settled(turns: Turns, waiting: Waiting, pairs: Pairs) -> Settled:
     starts = np.flatnonzero(run_starts(attempt))
     ends = np.append(starts[1:], len(attempt)) - 1
     first, last, who = turn[starts], turn[ends], attempt[starts]
-    sure = np.logical_and.reduceat(pairs.sure[order] & pairs.proved[order], starts)
+    single = len(starts) == len(turn)
+    sure = pairs.sure[order] & pairs.proved[order]
+    sure = sure if single else np.logical_and.reduceat(sure, starts)
+    counts = turns.counts[turn]
     return Settled(
         line_id=waiting.line_id[who],
         try_no=waiting.try_no[who],
@@ -322,7 +327,7 @@ def _settled(turns: Turns, waiting: Waiting, pairs: Pairs) -> Settled:
         peer_hi=turns.peer_hi[first],
         peer_lo=turns.peer_lo[first],
         peer_port=turns.peer_port[first],
-        counts=np.add.reduceat(turns.counts[turn], starts, axis=0),
+        counts=counts if single else np.add.reduceat(counts, starts, axis=0),
     )
 
 

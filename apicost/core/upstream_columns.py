@@ -55,7 +55,8 @@ class Columns:
 
     def take(self, rows: npt.NDArray[Any]) -> Self:
         """The rows at these positions, or where this mask is true."""
-        return type(self)(**{name: getattr(self, name)[rows] for name in names(type(self))})
+        positions = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return type(self)(**{name: getattr(self, name).take(positions, axis=0) for name in names(type(self))})
 
     def replace(self, **columns: npt.NDArray[Any]) -> Self:
         """The same rows with some columns exchanged."""

@@ -194,13 +194,12 @@ def _queue(table: _Table, soon_ns: int | None = None) -> tuple[Rows, Rows, Bool]
     """
     if not len(table.begin) or not len(table.low):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    turn_order = np.lexsort((table.begin, table.turn_group))
-    attempt_order = np.lexsort((table.log, table.low, table.attempt_group))
+    place = _Places(table.begin, table.turn_group)
+    turn_at, low_at = place.of(table.turn_group, table.begin), place.of(table.attempt_group, table.low)
+    turn_order, attempt_order = np.argsort(turn_at, kind="stable"), np.argsort(low_at, kind="stable")
+    turn_at, low_at = turn_at[turn_order], low_at[attempt_order]
     sorted_table = table.narrowed(turn_order, attempt_order)
     turn_group, group, log = sorted_table.turn_group, sorted_table.attempt_group, sorted_table.log
-    place = _Places(sorted_table.begin, turn_group)
-    turn_at = place.of(turn_group, sorted_table.begin)
-    low_at = place.of(group, sorted_table.low)
     log_at = place.of(group, log)
     first = np.searchsorted(turn_at, low_at, "left")
     behind = np.searchsorted(turn_at, log_at, "right")

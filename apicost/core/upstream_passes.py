@@ -20,12 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from apicost.core.upstream_columns import I64, IN_PAYLOAD, OUT_PAYLOAD, U64, Bool, hash_of
+from apicost.core.upstream_columns import I64, IN_PAYLOAD, OUT_PAYLOAD, U64, Bool, Columns, hash_of
 from apicost.core.upstream_match import CLOCK_SLACK_NS, Owners, Pairs, Rows, Waiting, in_order, match_equal
 from apicost.core.upstream_turns import Turns, run_starts
+
+Batch = TypeVar("Batch", bound=Columns)
 
 LATE_NS = 50_000_000  # how long after the log phase payload may still leave the host: 0.1 ms was seen on loopback
 CLOSE_NS = 1_000_000_000  # how far from the log phase a flow's last packet may lie that ended with its attempt
@@ -53,12 +56,12 @@ class _Left:
         return _Left(turns=_minus(self.turns, pairs.turn), attempts=_minus(self.attempts, pairs.attempt))
 
 
-def match(turns: Turns, usable: Rows, attempts: Waiting, chosen: Rows, owners: Owners) -> Pairs:
+def match(turns: Turns, usable: Rows, attempts: Waiting, ready: Rows, owners: Owners) -> Pairs:
     """Every pair that any pass finds; rows of the batches given.
 
-    turns: in order of (flow, turn). usable, chosen: rows of turns that may be taken, of attempts that may take.
+    turns: in order of (flow, turn). usable, ready: rows of turns that may be taken, of attempts that may take.
     """
-    left = _Left(turns=usable, attempts=chosen)
+    left = _Left(turns=usable, attempts=ready)
     found: list[Pairs] = []
 
     def run(step: Callable[[Turns, Waiting, Owners], Pairs], secure: bool) -> None:
@@ -66,7 +69,7 @@ def match(turns: Turns, usable: Rows, attempts: Waiting, chosen: Rows, owners: O
         chosen = left.attempts[attempts.tls[left.attempts] == secure]
         if not len(chosen) or not len(left.turns):
             return
-        pairs = step(turns.take(left.turns), attempts.take(chosen), owners)
+        pairs = step(_rows(turns, left.turns), _rows(attempts, chosen), owners)
         if len(pairs):
             pairs = pairs.replace(turn=left.turns[pairs.turn], attempt=chosen[pairs.attempt])
             found.append(pairs)
@@ -85,9 +88,16 @@ def match(turns: Turns, usable: Rows, attempts: Waiting, chosen: Rows, owners: O
     return Pairs.concat(found)
 
 
+def _rows(batch: Batch, rows: Rows) -> Batch:
+    return batch if len(rows) == len(batch) else batch.take(rows)
+
+
 def _minus(rows: Rows, taken: Rows) -> Rows:
-    there = np.isin(rows, taken, invert=True, kind="table" if len(rows) else None)
-    return rows[there]
+    if not len(taken):
+        return rows
+    gone = np.zeros(int(max(rows.max(initial=0), taken.max())) + 1, np.bool_)
+    gone[taken] = True
+    return rows[~gone[rows]]
 
 
 def _equal_late(turns: Turns, attempts: Waiting, owners: Owners) -> Pairs:
