@@ -149,6 +149,7 @@ http {{
         location / {{
             set $upstream_scheme http;
             set $upstream_uri "";
+            set $apisix_request_id $request_id;  # as APISIX does from 3.16 on
             access_by_lua_block {{ require("host").access() }}
             proxy_http_version 1.1;
             proxy_set_header Host $http_host;

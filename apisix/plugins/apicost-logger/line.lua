@@ -40,6 +40,7 @@ local ffi_str    = ffi.string
 
 local MAX_PATH   = 2048   -- bytes of a path or query that are looked at; the receiver's bound too
 local MAX_MEMO   = 4096   -- entries per cache and generation
+local MAX_UNROLLED = 8    -- query parameters that compiled code takes; more go a slower way
 
 local _M = {}
 
@@ -185,37 +186,35 @@ end)
 
 
 -- The port to add to $host: ":8080" of "shop.example:8080". Keyed by $host, a blank, and the Host header.
-local default_port = {[":80"] = true, [":443"] = true}
-local ports = new_memo(function(key)
-    local host, sent = str_match(key, "^(%S*) (.*)$")
-    local name, port = str_match(sent or "", "^(.-)(:%d+)$")
-    if not name or str_lower(name) ~= host or default_port[port] then
-        return ""
-    end
-    return port
+local function new_ports(default_port)
+    return new_memo(function(key)
+        local host, sent = str_match(key, "^(%S*) (.*)$")
+        local name, port = str_match(sent or "", "^(.-)(:%d+)$")
+        if not name or str_lower(name) ~= host or port == default_port then
+            return ""
+        end
+        return port
+    end)
+end
+
+local plain_ports, tls_ports = new_ports(":80"), new_ports(":443")
+
+
+-- A parameter's name, where it is not plain ASCII.
+local names = new_memo(function(s)
+    return escape_uri(s)
 end)
 
 
--- Names of "a=1&b=2&c" whose values are already cut: key "a=&b=&c", value "a&b&*". A parameter without
--- "=" may be a secret on its own, so its name is not sent: "*" stands for it.
-local key_names = {}
-local function names_of(key)
-    local names, has_key = {}, false
-    for name, equals in str_gmatch(key, "([^=&]*)(=?)") do
-        if equals == "=" then
-            names[#names + 1] = escape_uri(name)
-            has_key = has_key or key_names[name] == true
-        elseif name ~= "" then
-            names[#names + 1] = "*"
-        end
+-- Names of "a=1&b=2&c": "a&b&*". A parameter without "=" may be a secret on its own, so its name is not
+-- sent: "*" stands for it. The slow way, for what the unrolled code of the writer leaves over.
+local function query_names(query)
+    local found = {}
+    for element in str_gmatch(query, "[^&]+") do
+        local name = str_match(element, "^([^=]*)=")
+        found[#found + 1] = name and escape_uri(name) or "*"
     end
-    return {names = table_concat(names, "&"), has_key = has_key}
-end
-
-local query_names = new_memo(names_of)
-
-local function query_of(raw)
-    return query_names.get((str_gsub(raw, "=[^&]*", "=")))
+    return table_concat(found, "&")
 end
 
 
@@ -276,6 +275,7 @@ local connections = new_memo(function(_, var)
     return {
         text = table_concat(columns, "\t") .. "\t",
         tls = tls ~= "",
+        ports = tls ~= "" and tls_ports or plain_ports,
         mtls = verify ~= "NONE" and verify ~= "" and 32 or 0,
     }
 end)
@@ -310,7 +310,7 @@ end
 
 -- What the macros of SOURCE stand for: $COPY(variable) puts a variable, $TEXT(variable) makes it the
 -- text `key` ("" where absent), $HAS(variable) sets `has`, $MEDIA(variable) puts a media type,
--- $SCHEME sets `auth`, $PATH puts the path and sets `key` to what follows "?" or nil,
+-- $SCHEME(variable) sets `auth`, $PATH(variable) puts path and query names and sets `has_query`,
 -- $LAST(variable) sets `key` to its last byte.
 local BY_FFI = {
     COPY = [[if $GET == 0 then buf:putcdata(vp[0], vl[0]) end]],
@@ -331,22 +331,34 @@ local BY_FFI = {
         elseif len > 6 and strncasecmp(p, "digest ", 7) == 0 then auth = 3
         else auth = 4 end
     end]],
-    PATH = [[key = nil
-    if $GET == 0 then
+    PATH = [[if $GET == 0 then
         p, len = vp[0], vl[0]
-        local mark = memchr(p, 63, len)
+        mark = memchr(p, 63, len)
         if mark ~= nil then
-            local rest = len - (mark - p) - 1
+            has_query = true
+            rest = len - (mark - p) - 1
             if rest > MAX_PATH then rest = MAX_PATH end
-            if rest > 0 then key = ffi_str(mark + 1, rest) end
             len = mark - p
         end
-        if len > MAX_PATH or escapes(nil, p, len, 0) ~= 0 then
+        -- How many bytes would have to be escaped; those that are escapes already don't count.
+        local bad = escapes(nil, p, len, 0)
+        if bad ~= 0 then
+            local at = memchr(p, 37, len)
+            $PERCENT4
+        end
+        if bad == 0 and len <= MAX_PATH then
+            buf:putcdata(p, len)
+        else
             value = escape_uri(ffi_str(p, len))
             buf:put(value)
-        else
-            buf:putcdata(p, len)
         end
+        buf:put("\t")
+        if has_query then
+            p = mark + 1
+            $NAMES1
+        end
+    else
+        buf:put("\t")
     end]],
     LAST = [[if $GET == 0 and vl[0] > 0 then key = vp[0][vl[0] - 1] else key = 45 end]],
     GET = [[var_get(r, "%s", %d, low, 0, vp, vl, err)]],
@@ -361,10 +373,12 @@ local BY_VAR = {
     SCHEME = [[key = ngx_var["$NAME"] or ""
     if key ~= "" then auth = scheme_of(key) end]],
     PATH = [[key = ngx_var["$NAME"] or ""
-    value, key = str_match(key, "^([^?]*)%??(.*)$")
+    value, key = str_match(key, "^([^?]*)(.*)$")
+    has_query = key ~= ""
     value = escape_uri(value)
-    buf:put(value)
-    key = key ~= "" and str_sub(key, 1, MAX_PATH) or nil]],
+    buf:put(value, "\t")
+    value = query_names(str_sub(key, 2, MAX_PATH + 1))
+    buf:put(value)]],
     LAST = [[key = str_byte(ngx_var["$NAME"] or "-", -1) or 45]],
     GET = "",
 }
@@ -402,17 +416,12 @@ return function(buf, ctx, n, now_us, base_us)
     $TEXT(http_host)
     if key ~= value and key ~= "" then
         key = value .. " " .. key
-        value = ports.now[key] or ports.get(key)
+        value = connection.ports.now[key] or connection.ports.get(key)
         buf:put(value)
     end
     buf:put("\t")
+    local has_query, mark, rest = false, nil, 0
     $PATH(request_uri)
-    buf:put("\t")
-    if key then
-        value = query_of(key)
-        buf:put(value.names)
-        if value.has_key then api_key = 8 end
-    end
     buf:put("\t")
     $TEXT(upstream_uri)
     if key ~= "" then
@@ -467,7 +476,10 @@ return function(buf, ctx, n, now_us, base_us)
         buf:put("\t\t\t\t\t\t\t")
     end
     $SCHEME(http_authorization)
-    $API_KEYS
+    $API_KEY_HEADERS
+    if has_query and api_key == 0 then
+        $API_KEY_QUERY
+    end
     auth = auth + api_key + connection.mtls
     $HAS(http_cookie)
     if has then auth = auth + 16 end
@@ -495,18 +507,72 @@ local function upstream_path(upstream_uri, request_uri)
 end
 
 
-local function generate(macros, api_key_headers)
+-- Code that looks for a key in each of some variables.
+local function key_checks(prefix, wanted)
     local checks = {}
-    for _, header in ipairs(api_key_headers or {}) do
-        local name = "http_" .. str_gsub(str_lower(header), "-", "_")
-        checks[#checks + 1] = "if api_key == 0 then $HAS(" .. name .. ") if has then api_key = 8 end end"
+    for _, name in ipairs(wanted or {}) do
+        checks[#checks + 1] = "if api_key == 0 then $HAS(" .. prefix .. name .. ") if has then api_key = 8 end end"
     end
-    local source = str_gsub(SOURCE, "%$API_KEYS", table_concat(checks, "\n"))
+    return table_concat(checks, "\n")
+end
+
+
+-- Code for the names of a query, unrolled: a loop would not compile where it stands.
+local function names_code(depth)
+    if depth > MAX_UNROLLED then
+        return "if rest > 0 then value = query_names(ffi_str(p, rest)) buf:put('&', value) end"
+    end
+    return [[
+    if rest > 0 then
+        len = rest
+        mark = memchr(p, 38, rest)
+        if mark ~= nil then len = mark - p end
+        ]] .. (depth > 1 and [[buf:put("&")]] or "") .. [[
+        mark = memchr(p, 61, len)
+        if mark ~= nil then
+            if escapes(nil, p, mark - p, 0) == 0 then
+                buf:putcdata(p, mark - p)
+            else
+                key = ffi_str(p, mark - p)
+                value = names.now[key] or names.get(key)
+                buf:put(value)
+            end
+        elseif len > 0 then
+            buf:put("*")
+        end
+        p, rest = p + len + 1, rest - len - 1
+    ]] .. names_code(depth + 1) .. "\nend"
+end
+
+
+-- Code that takes "%" signs off the count of bytes to be escaped.
+local function percent_code(depth)
+    if depth == 0 then
+        return ""
+    end
+    return "if at ~= nil then bad = bad - 1 at = memchr(at + 1, 37, len - (at - p) - 1)\n"
+        .. percent_code(depth - 1) .. "\nend"
+end
+
+
+local function generate(macros, settings)
+    local headers = {}
+    for i, name in ipairs(settings.api_key_headers or {}) do
+        headers[i] = str_gsub(str_lower(name), "-", "_")
+    end
+    local pieces = {
+        API_KEY_HEADERS = key_checks("http_", headers),
+        API_KEY_QUERY = key_checks("arg_", settings.api_key_query),
+        NAMES1 = names_code(1),
+        PERCENT4 = percent_code(4),
+    }
+    local source = str_gsub(SOURCE, "%$(API_KEY_%u+)", pieces)
     source = str_gsub(source, "%$(%u+)(%b())", function(macro, bracketed)
         local name = str_sub(bracketed, 2, -2)
-        local get = str_format(macros.GET, name, #name)
-        local code = str_gsub(macros[macro], "%$NAME", name)
-        return (str_gsub(code, "%$GET", (str_gsub(get, "%%", "%%%%"))))
+        local get = str_gsub(str_format(macros.GET, name, #name), "%%", "%%%%")
+        local code = str_gsub(macros[macro], "%$(%u+%d)", pieces)
+        code = str_gsub(code, "%$NAME", name)
+        return (str_gsub(code, "%$GET", get))
     end)
     return source
 end
@@ -514,14 +580,14 @@ end
 
 -- The writer with everything it uses as upvalues (a chunk may have 60 of them): globals would be
 -- looked up by name each time.
-local function compile(macros, api_key_headers, env)
+local function compile(macros, settings, env)
     local names, values = {}, {}
     for name in pairs(env) do
         names[#names + 1] = name
         values[#values + 1] = "env." .. name
     end
     local source = "local env = ...\nlocal " .. table_concat(names, ", ") .. " = "
-        .. table_concat(values, ", ") .. "\n" .. generate(macros, api_key_headers)
+        .. table_concat(values, ", ") .. "\n" .. generate(macros, settings)
     local chunk, err = loadstring(source, "=apicost-logger writer")
     if not chunk then
         error(err)
@@ -542,18 +608,12 @@ end
 -- now_us, base_us: `mono_us` now and at the batch's start.
 -- Raises only what is a defect or a variable that this nginx lacks; the caller guards.
 function _M.configure(settings)
-    key_names = {}
-    for _, name in ipairs(settings.api_key_query or {}) do
-        key_names[name] = true
-    end
-    query_names = new_memo(names_of)
-
     local get_request = request_by_ffi()
     local env = {
         auth_of = auth_of, connections = connections, escape_uri = escape_uri, ffi_str = ffi_str,
         floor = floor, get_request = get_request or function() end, MAX_PATH = MAX_PATH,
-        media_types = media_types, ngx_var = ngx.var, NO_ROUTE = NO_ROUTE, ports = ports,
-        query_of = query_of, route_of = route_of, routes = routes, scheme_of = scheme_of,
+        media_types = media_types, names = names, ngx_var = ngx.var, NO_ROUTE = NO_ROUTE,
+        query_names = query_names, route_of = route_of, routes = routes, scheme_of = scheme_of,
         str_byte = str_byte, str_match = str_match, str_sub = str_sub, texts = texts,
         tls_bytes = get_request and tls_bytes or function() end, upstream_path = upstream_path,
     }
@@ -564,7 +624,7 @@ function _M.configure(settings)
         env.vp, env.vl = ffi.new("const char *[1]"), ffi.new("int32_t[2]")
     end
     _M.reads = get_request and "ffi" or "ngx.var"
-    _M.write = compile(get_request and BY_FFI or BY_VAR, settings.api_key_headers, env)
+    _M.write = compile(get_request and BY_FFI or BY_VAR, settings, env)
 end
 
 
