@@ -75,7 +75,7 @@ struct packet {
     __u8 ipv6;
 };
 
-// Walks what is not plain IPv4 or IPv6: options and extension headers. Returns the offset of the TCP
+// Walks what is not plain IPv4 or IPv6: options, or up to four extension headers. Returns the offset of the TCP
 // or UDP header and sets `protocol`, or 0. `unsent` gets the length of a jumbo header that segmentation
 // takes out again (BIG TCP).
 static __always_inline __u32 skip_extensions(struct __sk_buff *skb, struct packet *p, __u32 first, __u32 *unsent)
@@ -85,7 +85,7 @@ static __always_inline __u32 skip_extensions(struct __sk_buff *skb, struct packe
     if (!p->ipv6)
         return next == IPPROTO_TCP_ || next == IPPROTO_UDP_ ? (first & 15) * 4 : 0;
 #pragma unroll
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 4; i++) {
         __u8 header[4];
         if (next == IPPROTO_TCP_ || next == IPPROTO_UDP_)
             break;
