@@ -198,7 +198,8 @@ def _variables(variables: Any) -> dict[str, Any]:
     """What counts of Server Variable Objects: their enums and defaults."""
     kept: dict[str, Any] = {}
     for name, variable in variables.items() if isinstance(variables, Mapping) else ():
-        kept[str(name)] = own = {}
+        own: dict[str, Any] = {}
+        kept[str(name)] = own
         if isinstance(variable, Mapping):
             enum, default = variable.get("enum"), _text(variable.get("default"))
             if isinstance(enum, list):
@@ -270,8 +271,9 @@ class _Walk:
         root = data.get("servers")
         if "swagger" in data:
             root = of_swagger(_text(data.get("host")), _text(data.get("basePath")))
+        inherited = self._server_list(root, ("servers",), None)
         for key, item in merged(paths).items():
-            self._path(str(key), item, self._server_list(root, ("servers",), None))
+            self._path(str(key), item, inherited)
             if len(self.operations) > MAX_OPERATIONS:
                 fact = f"documents more than {MAX_OPERATIONS} operations"
                 self._problem(("paths", key), fact, "what follows is not read", "split the document")
@@ -374,17 +376,17 @@ class _Walk:
 
     def _server_list(self, servers: Any, where: tuple[str | int, ...], inherited: int | None) -> int:
         """The number of the list that applies: its own, else the inherited one, else "/"."""
-        if not isinstance(servers, list) or not servers:
-            if inherited is not None:
-                return inherited
-            servers = [{"url": "/"}]
         listed = []
-        for number, server in enumerate(servers):
+        for number, server in enumerate(servers if isinstance(servers, list) else ()):
             url = server.get("url") if isinstance(server, Mapping) else None
             if not isinstance(url, str):
                 self._problem((*where, number), "this server has no url", "it is not used", "write url: ...")
                 continue
             listed.append(Server(url, _variables(server.get("variables"))))
+        if not listed:
+            if inherited is not None:
+                return inherited
+            listed = [Server("/", {})]
         key = msgspec.json.encode(listed)
         if key not in self._server_numbers:
             self._server_numbers[key] = len(self.servers)

@@ -1,4 +1,4 @@
-"""Whose a request is: claims by host and base path, bindings to gateway routes and services, the side of the rewrite."""
+"""Whose a request is: claims by host and base path, bindings to routes and services, the side of the rewrite."""
 
 import pytest
 

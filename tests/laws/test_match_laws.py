@@ -95,7 +95,7 @@ def example_requests(draw):
 @settings(max_examples=500, deadline=None)
 @given(example_requests())
 def test_a_path_made_from_a_template_is_documented(example):
-    """The template it was made from fits, so the answer is that operation or one at least as good: never "unmatched"."""
+    """The template it was made from fits, so the answer is that operation or one at least as good."""
     catalogue, line, path = example
     host = line.host.replace("*", "s") or "s.example"
     match = compiled(catalogue).find(line.method, host, path)
