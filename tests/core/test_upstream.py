@@ -374,3 +374,11 @@ def test_a_wrong_size_or_backend_is_no_match():
     result = run(rows, [attempt(70, 101, 496, 9, 13), attempt(71, 100, 496, 9, 13, peer=other)])
     assert result.settled.flow.tolist() == [0, 0]
     assert result.parts.kind.tolist() == [RowKind.UNATTRIBUTED]
+
+
+def test_a_last_chunk_that_nginx_did_not_read_is_aligned():
+    """Where only the request's bytes are equal and the response's nearly, the turn is taken but not called exact."""
+    rows = [snapshot(1, 0, SnapshotKind.TURN, (605, 204, 501, 100, 2, 2), (10, 10, 12, 12))]
+    settled = run(rows, [attempt(70, 100, 496, 9, 13)]).settled
+    assert settled.in_payload_bytes.tolist() == [501]
+    assert settled.confidence.tolist() == [Confidence.ALIGNED]
