@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import receiver_workload as workload
+import receiver_workload as workload  # beside this file
 
 from apicost.ingest import cgroups
 
@@ -107,7 +107,7 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     cgroup = cgroups.mount() / f"apicost-kill-{os.getpid()}"
     cgroup.mkdir()
-    left_attached = attached_while_running = repairs = 0
+    left_attached = attached_while_running = 0
     try:
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder) / "apicost.yaml"
@@ -160,7 +160,6 @@ def main() -> int:
                 "repeats_seen_as_duplicates": sum(writer.duplicates for writer in writers),
                 "runs_with_programs_attached": attached_while_running,
                 "programs_left_attached": left_attached,
-                "start_up_repairs": repairs,
                 "clean_exit_code": code,
             }
         )
@@ -168,14 +167,25 @@ def main() -> int:
     return int(bool(twice or lost or left_attached or code))
 
 
-def ledger_lines(ledger: Path) -> list[tuple[int, int]]:
+def ledger_lines(ledger: Path) -> list[tuple[int, ...]]:
     """(worker, line) of every exchange row that stands for a request."""
-    from apicost.store import query
+    rows = ledger_rows(ledger, ["kind", "worker_pid", "line_no"])
+    return [row[1:] for row in rows if row[0] == 1]
 
-    rows = query.exchanges(ledger, columns=("kind", "worker_pid", "line_no"))
-    kinds = rows.column("kind").to_pylist()
-    pairs = zip(rows.column("worker_pid").to_pylist(), rows.column("line_no").to_pylist(), strict=True)
-    return [pair for kind, pair in zip(kinds, pairs, strict=True) if kind == 1]
+
+def ledger_rows(ledger: Path, columns: list[str]) -> list[tuple[int, ...]]:
+    """Some columns of all exchange rows, read through the ledger's catalogue."""
+    import pyarrow.parquet as pq
+
+    from apicost.store.catalogue import Catalogue
+
+    found: list[tuple[int, ...]] = []
+    with Catalogue.read(ledger) as catalogue:
+        for segment in catalogue.segments():
+            if segment.kind == "exchanges":
+                table = pq.ParquetFile(ledger / segment.name).read(columns)
+                found += zip(*(table.column(name).to_pylist() for name in columns), strict=True)
+    return found
 
 
 if __name__ == "__main__":
