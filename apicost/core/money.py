@@ -10,8 +10,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -124,7 +125,7 @@ def round_by_remainder(exact: Sequence[Fraction], total: int) -> list[int]:
 
 
 def round_tree(
-    whole: Column, rest: Column, divisor: int, levels: Sequence[npt.NDArray[np.integer]], total: int
+    whole: Column, rest: Column, divisor: int, levels: Iterable[npt.NDArray[np.integer]], total: int
 ) -> npt.NDArray[np.int64]:
     """Round rows to whole numbers that sum to `total`, and so that every node of a tree is right too.
 
@@ -143,8 +144,8 @@ def round_tree(
     wide = rest.dtype == object or exact_sum(rest) > INT64_MAX
     rest = rest.astype(object) if wide else rest
     amount: Column = np.array([total], object if wide else np.int64)
-    parent_of_row: npt.NDArray[np.integer] = np.zeros(count, np.int64)
-    for level in [*levels, np.arange(count)]:
+    parent_of_row: npt.NDArray[np.integer] = np.zeros(count, np.int32)
+    for level in itertools.chain(levels, [np.arange(count)]):
         nodes = int(level[-1]) + 1
         node_rest = add_by(level, rest, nodes)
         carried, node_rest = _divmod(node_rest, divisor)
@@ -152,10 +153,12 @@ def round_tree(
         first_row = np.searchsorted(level, np.arange(nodes))
         parent = parent_of_row[first_row]
         left = amount - add_by(parent, node_whole, len(amount))
-        order = np.lexsort((np.arange(nodes), _ranks(-node_rest), parent))
+        # Stable sorts keep the earlier of equal remainders first; lexsort's last key is its first.
+        order = np.lexsort((_ranks(-node_rest), parent))
         started = np.searchsorted(parent, np.arange(len(amount)))
         place = np.empty(nodes, np.int64)
         place[order] = np.arange(nodes) - started[parent[order]]
+        del order, node_rest, carried
         amount = node_whole + (place < left[parent])
         parent_of_row = level
     return amount.astype(np.int64)

@@ -34,6 +34,7 @@ from apicost.core.statement import PRICED, UNALLOCATED, UNPRICED, Line, Statemen
 from apicost.core.usage_rows import KEYS, UsageRows, gather
 
 Ints = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
 WIRE_BYTES = tuple(f"{leg}_{way}_wire_bytes" for leg in records.LEGS for way in ("in", "out"))
@@ -88,7 +89,7 @@ class _Piece:
     """Charges of one line: the keys that bear it and their quantities."""
 
     line: Line
-    keys: Ints
+    keys: Keys
     quantity: Ints
 
 
@@ -196,11 +197,13 @@ class _Sheet:
     def statement(self) -> Statement:
         """All charges in order, with the total and the billed costs."""
         lines = [replace(p.line, quantity=money.exact_sum(p.quantity)) for p in self.pieces]
-        number = np.repeat(np.arange(len(lines)), [len(p.keys) for p in self.pieces]).astype(np.int64)
-        key = np.concatenate([np.empty(0, np.int64), *(p.keys for p in self.pieces)])
+        number = np.repeat(np.arange(len(lines), dtype=np.int32), [len(p.keys) for p in self.pieces])
+        key = np.concatenate([np.empty(0, np.int32), *(p.keys for p in self.pieces)])
         quantity = np.concatenate([np.empty(0, np.int64), *(p.quantity for p in self.pieces)])
-        order = np.lexsort((number, key))
+        self.pieces.clear()
+        order = np.argsort(key, kind="stable")  # pieces lie in the order of lines
         key, number, quantity = key[order], number[order], quantity[order]
+        del order
         no_key = pa.table({n: pa.nulls(1, pa.string()).dictionary_encode() for n in KEYS})
         keys = pa.concat_tables([self.usage.keys, no_key.cast(self.usage.keys.schema)]).unify_dictionaries()
         exact = sum((line.cost_of(line.quantity) for line in lines if line.price is not None), Fraction())
@@ -215,12 +218,12 @@ class _Sheet:
     def _add(self, line: Line, by_key: Ints) -> None:
         keys = np.flatnonzero(by_key)
         if len(keys):
-            self.pieces.append(_Piece(line, keys, by_key[keys]))
+            self.pieces.append(_Piece(line, keys.astype(np.int32), by_key[keys]))
 
     def _add_for_month(self, line: Line, quantity: int) -> None:
         """A charge that no usage row bears: its key is the last one, all null."""
         if quantity:
-            self.pieces.append(_Piece(line, np.array([self.keys]), np.array([quantity], np.int64)))
+            self.pieces.append(_Piece(line, np.array([self.keys], np.int32), np.array([quantity], np.int64)))
 
     def _stretches(self, sku: Sku) -> list[tuple[int, int, Price | None]]:
         """The month cut where the SKU's price changes: (first day, end day, price)."""
@@ -246,7 +249,7 @@ def picks(sku: Sku, keys: pa.Table) -> Mask:
 
 
 def _billed(
-    lines: Sequence[Line], keys: pa.Table, key: Ints, number: Ints, quantity: Ints, minor: int, total_minor: int
+    lines: Sequence[Line], keys: pa.Table, key: Keys, number: Keys, quantity: Ints, minor: int, total_minor: int
 ) -> Ints:
     """Billed cost of each charge in minor units; 0 for those without a price."""
     ratios = [Fraction(*line.cost_ratio()) * minor if line.price is not None else None for line in lines]
@@ -261,19 +264,23 @@ def _billed(
         priced |= rows
         whole[rows], part = money.product(quantity[rows], ratio.numerator, ratio.denominator)
         rest[rows] = part.astype(rest.dtype) * (divisor // ratio.denominator)
-    billed = np.zeros(len(key), np.int64)
-    levels = [_nodes(keys, columns, key[priced]) for columns in _LEVELS]
-    billed[priced] = money.round_tree(whole[priced], rest[priced], divisor, levels, total_minor)
+    if not priced.all():
+        key, whole, rest = key[priced], whole[priced], rest[priced]
+    levels = (_nodes(keys, columns, key) for columns in _LEVELS)
+    billed = np.zeros(len(priced), np.int64)
+    billed[priced] = money.round_tree(whole, rest, divisor, levels, total_minor)
     return billed
 
 
-def _nodes(keys: pa.Table, columns: int, key: Ints) -> Ints:
+def _nodes(keys: pa.Table, columns: int, key: Keys) -> Keys:
     """Numbers the runs of charges whose first `columns` key columns are the same."""
-    codes = np.stack([records.codes(keys, name)[0] for name in KEYS[:columns]], axis=1)[key]
-    new = np.ones(len(key), np.bool_)
-    # The last key is the one of nulls: what no usage bears is a node of its own.
-    new[1:] = (codes[1:] != codes[:-1]).any(axis=1) | ((key[1:] == len(keys) - 1) & (key[:-1] != len(keys) - 1))
-    return np.cumsum(new) - 1
+    new = np.zeros(len(keys), np.bool_)
+    new[-1] = True  # the last key is the one of nulls: what no usage bears is a node of its own
+    for name in KEYS[:columns]:
+        codes = records.codes(keys, name)[0]
+        new[1:] |= codes[1:] != codes[:-1]
+    node = np.cumsum(new, dtype=np.int32)[key]
+    return np.concatenate(([0], np.cumsum(node[1:] != node[:-1]))).astype(np.int32)[: len(node)]
 
 
 def _line(sku: Sku, first: int, end: int, **what: str) -> Line:

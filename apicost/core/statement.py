@@ -119,8 +119,8 @@ class Statement:
     usage: UsageRows
     keys: pa.Table
     lines: tuple[Line, ...]
-    key: npt.NDArray[np.int64]
-    line: npt.NDArray[np.int64]
+    key: npt.NDArray[np.int32]
+    line: npt.NDArray[np.int32]
     quantity: npt.NDArray[np.int64]
     billed_minor: npt.NDArray[np.int64]
     total_exact: Fraction
@@ -177,42 +177,50 @@ class Statement:
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Some charges in their order, columns as in CHARGE: a million of them are written in pieces."""
-        line, quantity = self.line[start:stop], self.quantity[start:stop]
-        rows = self.keys.take(self.key[start:stop])
-        lines = self.lines
-        starts = [utc_text(self.period.starts[x.first_day]) for x in lines]
-        ends = [utc_text(self.period.starts[x.end_day]) for x in lines]
-        cost = np.array([x.price is not None for x in lines], np.bool_)[line]
-        scale = self.book.statement_scale
-        billed = money.fixed_texts(self.billed_minor[start:stop], scale)
-        columns: dict[str, pa.Array] = {
-            "charge_id": pa.array(self.charge_ids(np.arange(start, stop)), pa.string()),
-            "period_start": _by_line(line, starts),
-            "period_end": _by_line(line, ends),
-            **{name: rows.column(name).combine_chunks() for name in KEYS},
-            "sku": _by_line(line, [x.sku for x in lines]),
-            "sku_price_id": _by_line(line, [x.price_id for x in lines]),
-            "tier": _by_line(line, [x.tier for x in lines]),
-            "meter": _by_line(line, [x.meter for x in lines]),
-            "state": _by_line(line, [x.state for x in lines]),
-            "reason": _by_line(line, [x.reason for x in lines]),
-            "quantity": self._texts_by_line(line, quantity, [(1, x.unit_base) for x in lines]),
-            "unit": _by_line(line, [x.unit for x in lines]),
-            "unit_price": _by_line(line, [None if x.price is None else money.plain(x.price) for x in lines]),
-            "list_cost": self._texts_by_line(
-                line, quantity, [None if x.price is None else x.cost_ratio() for x in lines]
-            ),
-            "billed_cost": pc.if_else(pa.array(cost), billed, pa.scalar(None, pa.string())),
-            "currency": _by_line(line, [self.book.currency] * len(lines)),
-            "price_book_id": _by_line(line, [self.book.id] * len(lines)),
-            "price_book_version": _by_line(line, [self.book.version] * len(lines)),
-        }
+        line: Any = pa.array(self.line[start:stop])
+        columns: dict[str, Any] = dict(self.own_columns(start, stop))
+        of_line = self.line_table()
+        columns |= {name: of_line.column(name).combine_chunks().take(line) for name in of_line.column_names}
+        keys = self.keys.take(self.key[start:stop])
+        columns |= {name: keys.column(name).combine_chunks() for name in KEYS}
         wanted = records.schema(CHARGE)
-        arrays = [columns[f.name].cast(f.type) if columns[f.name].type != f.type else columns[f.name] for f in wanted]
-        return pa.table(arrays, schema=wanted)
+        return pa.table([columns[f.name].cast(f.type) for f in wanted], schema=wanted)
+
+    def own_columns(self, start: int, stop: int) -> dict[str, pa.Array]:
+        """The columns of some charges that neither their key nor their line decides."""
+        line, quantity = self.line[start:stop], self.quantity[start:stop]
+        priced = [x.price is not None for x in self.lines]
+        billed = money.fixed_texts(self.billed_minor[start:stop], self.book.statement_scale)
+        costs = [x.cost_ratio() if x.price is not None else None for x in self.lines]
+        return {
+            "charge_id": pa.array(self.charge_ids(np.arange(start, stop)), pa.string()),
+            "quantity": self._texts_by_line(line, quantity, [(1, x.unit_base) for x in self.lines]),
+            "list_cost": self._texts_by_line(line, quantity, costs),
+            "billed_cost": pc.if_else(pa.array(np.array(priced, np.bool_)[line]), billed, pa.scalar(None, pa.string())),
+        }
+
+    def line_table(self) -> pa.Table:
+        """The columns that a charge's line decides, one row per line."""
+        lines = self.lines
+        columns: dict[str, list[str | None]] = {
+            "period_start": [utc_text(self.period.starts[x.first_day]) for x in lines],
+            "period_end": [utc_text(self.period.starts[x.end_day]) for x in lines],
+            "sku": [x.sku for x in lines],
+            "sku_price_id": [x.price_id for x in lines],
+            "tier": [x.tier for x in lines],
+            "meter": [x.meter for x in lines],
+            "state": [x.state for x in lines],
+            "reason": [x.reason for x in lines],
+            "unit": [x.unit for x in lines],
+            "unit_price": [None if x.price is None else money.plain(x.price) for x in lines],
+            "currency": [self.book.currency] * len(lines),
+            "price_book_id": [self.book.id] * len(lines),
+            "price_book_version": [self.book.version] * len(lines),
+        }
+        return pa.table({n: pa.array(texts, pa.string()).dictionary_encode() for n, texts in columns.items()})
 
     def _texts_by_line(
-        self, line: npt.NDArray[np.int64], quantity: npt.NDArray[np.int64], ratios: list[tuple[int, int] | None]
+        self, line: npt.NDArray[np.int32], quantity: npt.NDArray[np.int64], ratios: Sequence[tuple[int, int] | None]
     ) -> pa.Array:
         """quantity x ratio as exact decimal text, each charge by its own line's ratio; None is null."""
         order = np.argsort(line, kind="stable")
@@ -227,14 +235,6 @@ class Statement:
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return pa.concat_arrays([pa.array([], pa.string()), *pieces]).take(back)
-
-
-def _by_line(line: npt.NDArray[np.int64], values: Sequence[str | None]) -> pa.Array:
-    """A text column that depends on the line alone."""
-    known = [v for v in dict.fromkeys(values) if v is not None]
-    code = {v: i for i, v in enumerate(known)}
-    codes = np.array([-1 if v is None else code[v] for v in values], np.int32)
-    return records.text(codes[line] if len(codes) else np.empty(0, np.int32), known)
 
 
 def _texts(table: pa.Table, name: str) -> Any:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apicost import durable
+from apicost.core import money
 
 # Columns of text that are numbers: made by this program, and a minus sign is theirs.
 DECIMALS = frozenset(("quantity", "unit_price", "list_cost", "billed_cost"))
@@ -29,26 +30,36 @@ def write(path: Path, names: Sequence[str], pieces: Iterable[pa.Table]) -> int:
 
     Raises OSError (disk full, read-only folder).
     """
+    return write_lines(path, names, (encode(piece.select(list(names))) for piece in pieces))
+
+
+def write_lines(path: Path, names: Sequence[str], pieces: Iterable[bytes]) -> int:
+    """`write` for rows that are CSV already."""
 
     def fill(temporary: Path) -> None:
         with open(temporary, "wb") as stream:
             stream.write((",".join(names) + "\n").encode())
             for piece in pieces:
-                stream.write(encode(piece.select(list(names))))
+                stream.write(piece)
 
     return durable.write_file(path, fill)
 
 
 def encode(table: pa.Table) -> bytes:
     """The rows of a table as CSV, without a header."""
-    if not table.num_rows:
+    return lines(join([cells(table.column(name), name) for name in table.column_names]))
+
+
+def join(columns: Sequence[Any]) -> Any:
+    """Cells side by side, as one column."""
+    return money.joined(columns, ",") if len(columns) > 1 else columns[0]
+
+
+def lines(rows: Any) -> bytes:
+    """Rows one below the other."""
+    if not len(rows):
         return b""
-    cells = [_cells(table.column(name).combine_chunks(), name) for name in table.column_names]
-    join: Any = pc.binary_join_element_wise
-    lines = join(*cells, ",")
-    if isinstance(lines, pa.ChunkedArray):
-        lines = lines.combine_chunks()
-    whole: Any = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(lines)], pa.int32()), lines), "\n")
+    whole: Any = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows), "\n")
     text: str = whole[0].as_py()
     return text.encode() + b"\n"
 
@@ -62,14 +73,14 @@ def safe(text: str) -> str:
     return text
 
 
-def _cells(column: Any, name: str) -> Any:
+def cells(column: Any, name: str) -> Any:
     """A column as text cells, null as the empty one."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if pa.types.is_dictionary(column.type):
         values = column.dictionary.to_pylist()
-        cells = pa.array(values if name in DECIMALS else [safe(value) for value in values], pa.string())
-        column = pa.DictionaryArray.from_arrays(column.indices, cells).cast(pa.string())
+        texts = pa.array(values if name in DECIMALS else [safe(value) for value in values], pa.string())
+        column = pa.DictionaryArray.from_arrays(column.indices, texts).cast(pa.string())
     elif pa.types.is_string(column.type):
         if name not in DECIMALS:
             column = pa.array([None if value is None else safe(value) for value in column.to_pylist()], pa.string())

@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,8 @@ from apicost.report import csvfile
 
 PIECE_ROWS = 1 << 15  # written in pieces: about 30 MB of text at a time
 
-CHARGE_COLUMNS = (*(column.name for column in CHARGE), "owner", "team", "tags")
+OWNERS = ("owner", "team", "tags")
+CHARGE_COLUMNS = (*(column.name for column in CHARGE), *OWNERS)
 _LEG_SUMS = tuple(
     f"{leg}_{way}_{kind}_bytes" for leg in records.LEGS for kind in ("wire", "app") for way in ("in", "out")
 )
@@ -51,8 +53,7 @@ class ApiInfo:
 
 def write_charges(statement: Statement, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None) -> int:
     """Write a statement's charges, of one API if named; returns the number of rows."""
-    pieces = _charge_pieces(statement, apis, api)
-    return _write(path, CHARGE_COLUMNS, pieces)
+    return _write(path, CHARGE_COLUMNS, _charge_pieces(statement, apis, api))
 
 
 def write_usage(usage: Iterable[UsageRows], period: Period, path: Path, api: str | None = None) -> int:
@@ -66,27 +67,52 @@ def keys_of(keys: pa.Table, api: str) -> np.ndarray:
     return codes == values.index(api) if api in values else np.zeros(len(codes), np.bool_)
 
 
-def _write(path: Path, names: tuple[str, ...], pieces: Iterator[pa.Table]) -> int:
+def _write(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[bytes, int]]) -> int:
     count = 0
 
-    def counted() -> Iterator[pa.Table]:
+    def counted() -> Iterator[bytes]:
         nonlocal count
-        for piece in pieces:
-            count += piece.num_rows
+        for piece, rows in pieces:
+            count += rows
             yield piece
 
-    csvfile.write(path, names, counted())
+    csvfile.write_lines(path, names, counted())
     return count
 
 
-def _charge_pieces(statement: Statement, apis: Mapping[str, ApiInfo], api: str | None) -> Iterator[pa.Table]:
-    spans = [(0, len(statement))]
+def _charge_pieces(statement: Statement, apis: Mapping[str, ApiInfo], api: str | None) -> Iterator[tuple[bytes, int]]:
+    """The lines of the charges' CSV: what `csvfile.encode` makes of `with_owners(statement.table(...))`, but
+    each key's and each price line's cells are made once, not once per charge."""
+    first, last = 0, len(statement)
     if api is not None:  # charges are sorted by API first: its own lie together
         mine = np.flatnonzero(keys_of(statement.keys, api)[statement.key])
-        spans = [(int(mine[0]), int(mine[-1]) + 1)] if len(mine) else []
-    for first, last in spans:
-        for start in range(first, last, PIECE_ROWS):
-            yield with_owners(statement.table(start, min(start + PIECE_ROWS, last)), apis)
+        first, last = (int(mine[0]), int(mine[-1]) + 1) if len(mine) else (0, 0)
+    sample = statement.line_table()
+    of_line = {name: csvfile.cells(sample.column(name), name) for name in sample.column_names}
+    groups = [list(group) for _, group in itertools.groupby(CHARGE_COLUMNS, key=lambda n: _kind(n, of_line))]
+    fixed = {id(g): csvfile.join([of_line[n] for n in g]) for g in groups if g[0] in of_line}
+    for start in range(first, last, PIECE_ROWS):
+        stop = min(start + PIECE_ROWS, last)
+        key, line = statement.key[start:stop], statement.line[start:stop]
+        low, high = int(key[0]), int(key[-1]) + 1
+        keys = with_owners(statement.keys.slice(low, high - low), apis)
+        own = statement.own_columns(start, stop)
+        parts = []
+        for group in groups:
+            if id(group) in fixed:
+                parts.append(fixed[id(group)].take(pa.array(line)))
+            elif group[0] in own:
+                parts += [csvfile.cells(own[name], name) for name in group]
+            else:
+                cells = csvfile.join([csvfile.cells(keys.column(name), name) for name in group])
+                parts.append(cells.take(pa.array(key - low)))
+        yield csvfile.lines(csvfile.join(parts)), stop - start
+
+
+def _kind(name: str, of_line: Mapping[str, object]) -> str:
+    if name in of_line:
+        return "line"
+    return "key" if name in KEYS or name in OWNERS else "own"
 
 
 def with_owners(charges: pa.Table, apis: Mapping[str, ApiInfo]) -> pa.Table:
@@ -105,7 +131,7 @@ def with_owners(charges: pa.Table, apis: Mapping[str, ApiInfo]) -> pa.Table:
     return charges
 
 
-def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator[pa.Table]:
+def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator[tuple[bytes, int]]:
     rows = np.arange(len(usage.key)) if api is None else np.flatnonzero(keys_of(usage.keys, api)[usage.key])
     texts = [utc_text(start) for start in period.starts]
     for start in range(0, len(rows), PIECE_ROWS):
@@ -119,4 +145,4 @@ def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator
             **{name: keys.column(name) for name in KEYS},
             **{name: pa.array(values[picked]) for name, values in usage.sums.items()},
         }
-        yield pa.table({name: columns[name] for name in USAGE_COLUMNS})
+        yield csvfile.encode(pa.table({name: columns[name] for name in USAGE_COLUMNS})), len(picked)

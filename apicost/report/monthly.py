@@ -324,8 +324,14 @@ class _Part:
         """Labels, and for each key the position of its own. The last key is what nobody bears."""
         keys = self.statement.keys
         coded = {name: records.codes(keys, name) for name in columns}
-        stacked = np.stack([codes for codes, _ in coded.values()], axis=1)
-        distinct, inverse = np.unique(stacked, axis=0, return_inverse=True)
+        combined, size = np.zeros(len(keys), np.int64), 1
+        for codes, values in coded.values():
+            if size * (len(values) + 1) >= 1 << 62:
+                combined = np.unique(combined, return_inverse=True)[1]
+                size = len(keys)
+            combined, size = combined * (len(values) + 1) + codes + 1, size * (len(values) + 1)
+        _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
+        distinct = np.stack([codes[first] for codes, _ in coded.values()], axis=1)
         numbers: dict[Label, int] = {}
         of_distinct = []
         for row in distinct.tolist():
