@@ -16,8 +16,9 @@ def folder(name: str) -> Path:
 
     Raises FileNotFoundError naming both places looked at.
     """
-    places = [_PACKAGE / "data" / name, _PACKAGE.parent / name, _PACKAGE.parent / "specs" / name]
+    roots = (_PACKAGE / "data", _PACKAGE.parent)
+    places = [root / above / name for root in roots for above in ("", "specs")]
     for place in places:
         if place.is_dir():
             return place
-    raise FileNotFoundError(f"{name}: neither {' nor '.join(map(str, places))} exists; reinstall apicost")
+    raise FileNotFoundError(f"{name}: none of {', '.join(map(str, places))} exists; reinstall apicost")
