@@ -245,6 +245,7 @@ def lines_of(table: pa.Table, ids: I64) -> Lines:
         in_offset=column("tls_read_bytes"),
         out_offset=column("tls_written_bytes"),
         body_bytes=length,
+        unread=requested < length,
         sha384=long_hash[cipher_code],
         started_mono_ns=np.minimum(there, log),
         header_mono_ns=header,

@@ -28,6 +28,7 @@ from apicost.core.downstream_state import (
     merged,
     place_in_run,
     snapshots,
+    unbroken,
 )
 from apicost.core.records import Confidence, Role, RowKind, SnapshotKind
 from apicost.core.segments import I64, bounds
@@ -112,6 +113,7 @@ def attribute_downstream(
         turns=turns,
         first=first,
         end=end,
+        unbroken=unbroken(known, turns, owner),
         over=over,
         lines=ordered,
         flow=flow,

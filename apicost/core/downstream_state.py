@@ -43,6 +43,7 @@ class Flows(Columns):
     next_request: I32  # number of the next request expected on it; -1 not known
     last_line: I64  # line_id of the last exchange given out; -1 none
     last_tls: Bool
+    next_turn: I64  # the first turn that is not wholly given out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class Turns(Columns):
     flow: U64
     born_mono_ns: I64
     kind: U8
+    turn: I64
     last_mono_ns: I64
     request_first_mono_ns: I64
     request_last_mono_ns: I64
@@ -76,6 +78,7 @@ class Lines(Columns):
     in_offset: I64  # TLS layer's counters after this request
     out_offset: I64
     body_bytes: I64  # request's Content-Length
+    unread: Bool  # the body is known to be discarded, and is in in_bytes already
     sha384: Bool  # the cipher's hash: tells how long the client's Finished is
     started_mono_ns: I64  # the latest time at which the request is known to be there
     header_mono_ns: I64
@@ -154,11 +157,13 @@ def snapshots(table: pa.Table) -> tuple[Flows, Turns]:
         next_request=np.full(size, -1, np.int32),
         last_line=np.full(size, -1, np.int64),
         last_tls=np.zeros(size, np.bool_),
+        next_turn=zero,
     )
     turns = Turns(
         flow=cookie,
         born_mono_ns=born,
         kind=kind,
+        turn=column("turn", np.int64),
         last_mono_ns=column("last_mono_ns", np.int64),
         counts=counts,
         **{name: column(name, np.int64) for name in _TURN_TIMES},
@@ -198,10 +203,25 @@ def merged(old: Flows, old_turns: Turns, new: Flows, new_turns: Turns) -> tuple[
     latest[ends_of(owner)] = True
     given = joined.given[owner, 0] + joined.given[owner, 1]
     wire = turns.counts[:, 0] + turns.counts[:, 1]
+    consumed = (turns.kind == SnapshotKind.TURN) & (wire <= given)
+    next_turn = joined.next_turn.copy()
+    np.maximum.at(next_turn, owner[consumed], turns.turn[consumed] + 1)
+    joined = joined.replace(next_turn=next_turn)
     keep = latest | ((turns.kind != SnapshotKind.OPEN) & (wire > given))
     if not keep.all():
         turns, owner = turns.take(keep), owner[keep]
     return joined, _never_less(turns, owner), owner
+
+
+def unbroken(flows: Flows, turns: Turns, owner: I64) -> Bool:
+    """Per snapshot: no turn before it is missing, be it lost or not here yet."""
+    if len(turns) == 0:
+        return np.zeros(0, np.bool_)
+    starts = starts_of(owner)
+    missing = np.zeros(len(turns), np.int64)
+    missing[1:] = turns.turn[1:] > turns.turn[:-1] + 1
+    missing[starts] = flows.whole[owner[starts]] & (turns.turn[starts] > flows.next_turn[owner[starts]])
+    return cumulate(missing, starts) == 0
 
 
 def starts_of_pairs(first: U64, second: I64) -> I64:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from apicost.core.downstream_state import Lines
 from apicost.core.records import Confidence, SnapshotKind
 from apicost.core.segments import I64, cumulate, find, lengths_of, starts_of, sums_of
 from apicost.core.upstream_columns import Bool, Counts
@@ -38,20 +39,23 @@ def proved(work: Work) -> None:
     if len(lines) == 0:
         return
     starts = starts_of(flow)
+    lines = work.lines = _with_unread_bodies(work)
     counted, offset_in, offset_out = _offsets(work, starts)
     expected = work.next_request[flow]
     in_order = (expected >= 0) & (lines.request == expected + work.place) & counted
-    unbroken = cumulate((~in_order).astype(np.int64), starts) == 0
+    in_row = cumulate((~in_order).astype(np.int64), starts) == 0
     at = find(work.first, work.end, turns.counts[:, 2] + turns.counts[:, 3], flow, offset_in + offset_out, "right")
     at -= 1
-    hit = unbroken & (at >= work.first[flow])
+    hit = in_row & (at >= work.first[flow])
     at = np.maximum(at, 0)
     hit &= (turns.counts[at, 2] == offset_in) & (turns.counts[at, 3] == offset_out)
-    hit &= (turns.kind[at] != SnapshotKind.OPEN) | work.timed
+    # A turn that is missing may still come, and tell better where the requests before this one ended.
+    hit &= ((turns.kind[at] != SnapshotKind.OPEN) & work.unbroken[at]) | work.timed
     lengths = lengths_of(starts, len(flow))
     is_last = work.place == np.repeat(lengths, lengths) - 1
     # A closed flow whose rest after the last request is alerts of TLS, or nothing at all.
-    closed = unbroken & is_last & work.flows.closed[flow]
+    closed = in_row & is_last & work.flows.closed[flow]
+    closed &= work.unbroken[work.end[flow] - 1] | work.timed
     latest = turns.counts[work.end[flow] - 1]
     closing = np.where(lines.tls, ALERT_BYTES, 0)
     rest_in, rest_out = latest[:, 2] - offset_in, latest[:, 3] - offset_out
@@ -79,6 +83,33 @@ def proved(work: Work) -> None:
     previous[0], previous[1:] = True, by_sums[:-1] | (flow[rows][1:] != flow[rows][:-1])
     confidence = np.where(by_sums & previous, Confidence.EXACT, Confidence.ALIGNED)
     work.give(rows, start, end, confidence, before=hello(work, rows, start, own_end), after=end - own_end)
+
+
+def _with_unread_bodies(work: Work) -> Lines:
+    """The lines, with bodies that nginx threw away unread where the turns show them.
+
+    nginx's request_length leaves out a body that it discards. Where it is less than the Content-Length that is certain
+    (`correlate.lines_of`); a short body behind a long header can't be told by the numbers alone. So compare with
+    what came in from this request's turn up to the next request's.
+    """
+    lines, flow, turns = work.lines, work.flow, work.turns
+    doubt = np.flatnonzero((lines.body_bytes > 0) & ~lines.unread & ~lines.tls & (lines.http < 20))
+    if len(doubt) == 0:
+        return lines
+    after = np.minimum(doubt + 1, len(flow) - 1)
+    followed = (after > doubt) & (flow[after] == flow[doubt])
+    begins = turn_begins(work)
+    here = find(work.first, work.end, begins, flow[doubt], lines.started_mono_ns[doubt], "right") - 1
+    there = find(work.first, work.end, begins, flow[after], lines.started_mono_ns[after], "right") - 2
+    until = np.where(followed, there, work.end[flow[doubt]] - 1)
+    before = np.where(
+        here > work.first[flow[doubt]], turns.counts[np.maximum(here - 1, 0), 2], work.given[flow[doubt], 2]
+    )
+    came = turns.counts[np.maximum(until, 0), 2] - before
+    unread = (until >= here) & (came == lines.in_bytes[doubt] + lines.body_bytes[doubt])
+    in_bytes = lines.in_bytes.copy()
+    in_bytes[doubt[unread]] += lines.body_bytes[doubt[unread]]
+    return lines.replace(in_bytes=in_bytes)
 
 
 def _offsets(work: Work, starts: I64) -> tuple[Bool, I64, I64]:

@@ -21,6 +21,7 @@ class Work:
     flows: sorted; turns: runs `first` to `end` per flow. lines: sorted by flow and number on the connection.
     flow: per line the position of its flow. place: its place among the flow's lines, from 0.
     timed: the line has waited long enough, or nothing more can come. over: the same for a flow.
+    unbroken: per turn, that none before it is missing.
     given: per flow, what has been given out so far; grows.
     """
 
@@ -31,6 +32,7 @@ class Work:
         turns: Turns,
         first: I64,
         end: I64,
+        unbroken: Bool,
         over: Bool,
         lines: Lines,
         flow: I64,
@@ -39,6 +41,7 @@ class Work:
         final: bool,
     ) -> None:
         self.flows, self.turns, self.first, self.end, self.over = flows, turns, first, end, over
+        self.unbroken = unbroken
         self.lines, self.flow, self.place, self.timed, self.final = lines, flow, place, timed, final
         self.done: Bool = np.zeros(len(lines), np.bool_)
         self.given = flows.given.copy()
@@ -96,6 +99,7 @@ class Work:
         whose, last = flow[ends], rows[ends]
         self.given[whose] = end[ends]
         self.pending_mono_ns[whose] = 0
+        self.given_mono_ns[whose] = self.lines.log_mono_ns[last]
         self.next_request[whose] = self.lines.request[last] + 1
         self.last_line[whose] = self.lines.line_id[last]
         self.last_tls[whose] = self.lines.tls[last]
@@ -104,7 +108,7 @@ class Work:
         """Give bytes of flows a row of their own. moved: they reach up to the flow's latest snapshot."""
         line = np.where(kind == RowKind.OVERHEAD, self.last_line[flow], -1)
         last = self.turns.last_mono_ns[self.end[flow] - 1]
-        began = np.where(self.pending_mono_ns[flow] > 0, self.pending_mono_ns[flow], self.given_mono_ns[flow])
+        began = self.given_mono_ns[flow]
         self.loose.append(
             LooseParts(
                 line_id=line,
@@ -155,7 +159,10 @@ class Work:
         one, other = np.minimum(one, last), np.minimum(other, last)
         log = self.lines.log_mono_ns[rows]
         # Within a turn that several requests share, the gateway's own times are nearer.
-        begins_turn = np.where(one > self.first[flow], turns.counts[np.maximum(one - 1, 0), 2], 0) == start[:, 2]
+        begins_turn = (
+            np.where(one > self.first[flow], turns.counts[np.maximum(one - 1, 0), 2], self.flows.given[flow, 2])
+            == start[:, 2]
+        )
         seen = turns.request_first_mono_ns[one]
         began = np.where(begins_turn & (seen > 0) & (seen <= log), seen, self.lines.started_mono_ns[rows])
         ends_turn = turns.counts[other, 3] == end[:, 3]
