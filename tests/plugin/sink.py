@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -26,7 +27,7 @@ class Sink:
     answer: int = 200
     delay_s: float = 0.0
     hang_up: bool = False
-    posts: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)  # status answered, headers, body
+    posts: list[list] = field(default_factory=list)  # [status answered or 0, headers, body], in order of arrival
     connections: int = 0
 
     def __post_init__(self) -> None:
@@ -46,9 +47,15 @@ class Sink:
 
     def close(self) -> None:
         self._closed = True
-        self._listener.close()
+        self.refuse()
         for connection in self._open:
             connection.close()
+
+    def refuse(self) -> None:
+        """From now on nobody listens here."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which close() does not
+        self._listener.close()
 
     def _accept(self) -> None:
         while not self._closed:
@@ -72,14 +79,16 @@ class Sink:
                 status = self.answer
                 if headers.get("authorization") != f"Bearer {TOKEN}":
                     status = 401
-                self.posts.append((0 if self.hang_up else status, headers, body))
+                post = [0, headers, body]
+                self.posts.append(post)
                 if self.hang_up:
                     return
                 while self.answer == 0 and not self._closed:
                     time.sleep(0.02)
                 time.sleep(self.delay_s)
+                post[0] = status or self.answer
                 text = json.dumps({"accepted": 0, "refused": [], "duplicate": False}).encode()
-                stream.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status or 200, len(text), text))
+                stream.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (post[0], len(text), text))
                 stream.flush()
         except (OSError, ValueError, KeyError):
             pass

@@ -347,7 +347,8 @@ def test_without_ffi_reads_the_lines_are_the_same(make_gateway, tmp_path):
         "local copy = {} for k, v in pairs(real) do copy[k] = v end copy.get_request = nil\n"
         'package.loaded["resty.core.base"] = copy\n'
         'local schema = {type = "object", properties = {}}\n'
-        'return {version = 1, priority = 1, name = "no-ffi", schema = schema, check_schema = function() return true end}\n'
+        "local function check_schema() return true end\n"
+        'return {version = 1, priority = 1, name = "no-ffi", schema = schema, check_schema = check_schema}\n'
     )
 
     def both(gateway):

@@ -94,7 +94,7 @@ local function seal()
         core.json.encode(settings.node), worker.pid, worker.started_ms, worker.batch,
         batch.first, batch.count, worker.dropped, batch.base_mono_ns, batch.base_unix_ns,
         worker.failed, worker.refused)
-    local name = str_format("%s-%d-%s-%d.usage", str_gsub(settings.node, "[^%w._]", "_"), worker.pid,
+    local name = str_format("%s-%d-%s-%d.usage", (str_gsub(settings.node, "[^%w._-]", "_")), worker.pid,
                             worker.started_ms, worker.batch)
     sealed[#sealed + 1] = {head = head, body = body, name = name, lines = batch.count}
     sealed_bytes = sealed_bytes + #head + #body
