@@ -18,6 +18,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "openapi_spec_validator": "openapi-spec-validator",
     "prometheus_client": "prometheus-client",
+    "jsonschema_path": "jsonschema-path",
 }
 # The loader runs in the interpreter that has bcc; h2 is for the demo's HTTP/2 and does without.
 OPTIONAL = {"bcc", "h2"}
