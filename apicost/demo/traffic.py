@@ -344,7 +344,8 @@ def http2(
             break
         for event in state.receive_data(data):
             if isinstance(event, h2.events.ResponseReceived):
-                streams[event.stream_id].status = int(dict(event.headers)[":status"])
+                found = {str(name): str(value) for name, value in event.headers}
+                streams[event.stream_id].status = int(found[":status"])
             elif isinstance(event, h2.events.DataReceived):
                 state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
