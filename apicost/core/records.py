@@ -261,7 +261,12 @@ NAMING = _columns(
         "",
         "operationId, or 'METHOD template' where the document has none; null when unmatched",
     ),
-    ("path_template", TEXT, "", "template with its base path; null when unmatched"),
+    (
+        "path_template",
+        TEXT,
+        "",
+        "template with its base path; of the best template where only the method is undocumented; else null",
+    ),
     (
         "match_state",
         TEXT,
