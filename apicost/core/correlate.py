@@ -48,7 +48,7 @@ class Carry:
     """What is still open after a step. Plain tables by name, so that it can be stored as files.
 
     lines: LINE and `line_id`, not given out yet. legs, parts, tries: of these, what is settled already.
-    identities: LINE and `line_id` of requests whose flow may still get overhead.
+    identities: what a row says of its request (and `line_id`), of requests whose flow may still get overhead.
     next_line_id: the number of the next line that comes in.
     """
 
@@ -66,7 +66,7 @@ class Carry:
         """Before the first step."""
         return cls(
             lines=_with_id(records.empty(LINE), np.zeros(0, np.int64)),
-            identities=_with_id(records.empty(LINE), np.zeros(0, np.int64)),
+            identities=_with_id(records.empty(LINE).select(joined.SAME), np.zeros(0, np.int64)),
             legs=Legs.empty(),
             parts=LineParts.empty(),
             tries=Settled.empty(),
@@ -96,10 +96,15 @@ class Carry:
         Raises KeyError when a table or a column is missing: the carry is of another version; begin with
         `Carry.empty()` and count what was open as lost.
         """
-        wanted = _with_id(records.empty(LINE), np.zeros(0, np.int64)).schema
+        empty = cls.empty()
+
+        def same(name: str, wanted: pa.Schema) -> pa.Table:
+            table = tables[name].select(wanted.names)
+            return table if table.schema.equals(wanted) else table.cast(wanted)
+
         return cls(
-            lines=tables["lines"].select(wanted.names).cast(wanted),
-            identities=tables["identities"].select(wanted.names).cast(wanted),
+            lines=same("lines", empty.lines.schema),
+            identities=same("identities", empty.identities.schema),
             legs=Legs.from_table(tables["legs"]),
             parts=LineParts.from_table(tables["parts"]),
             tries=Settled.from_table(tables["tries"]),
@@ -181,8 +186,12 @@ def correlate(
     tries = Settled.concat([carry.tries, up.settled])
 
     ready = _ready(waiting, ids, legs, tries)
-    identities = pa.concat_tables([carry.identities, waiting])
-    identity_ids: I64 = np.asarray(pa.concat_arrays(identities.column(LINE_ID).chunks).to_numpy(), np.int64)
+    # Of those that come in now only few will be needed again; they are looked up where they are.
+    named = np.unique(
+        np.concatenate([down.state.flows.last_line, up.state.flows.last_line, down.loose.line_id, up.parts.line_id])
+    )
+    identities = _named(carry.identities, waiting.select(carry.identities.schema.names), named)
+    identity_ids: I64 = np.asarray(records.numbers(identities, LINE_ID), np.int64)
     out = joined.rows(
         lines=waiting.filter(pa.array(ready)) if not ready.all() else waiting,
         legs=legs,
@@ -195,10 +204,10 @@ def correlate(
         clock=clock,
     )
     given_out = ids[ready]
-    named = np.union1d(down.state.flows.last_line, up.state.flows.last_line)
+    still_named = np.union1d(down.state.flows.last_line, up.state.flows.last_line)
     new_carry = Carry(
         lines=_compact(waiting.filter(pa.array(~ready))),
-        identities=_compact(identities.filter(pa.array(np.isin(identity_ids, named)))),
+        identities=_compact(identities.take(np.flatnonzero(np.isin(identity_ids, still_named)))),
         legs=legs.take(~np.isin(legs.line_id, given_out)),
         parts=parts.take(~np.isin(parts.line_id, given_out)),
         tries=tries.take(~np.isin(tries.line_id, given_out)),
@@ -288,6 +297,15 @@ def _ready(waiting: pa.Table, ids: I64, legs: Legs, tries: Settled) -> Bool:
     return ready
 
 
+def _named(old: pa.Table, new: pa.Table, names: I64) -> pa.Table:
+    """The rows of both with these line_ids."""
+    found = []
+    for table in (old, new):
+        rows = np.flatnonzero(np.isin(np.asarray(records.numbers(table, LINE_ID), np.int64), names))
+        found.append(table.take(rows))
+    return pa.concat_tables(found)
+
+
 def _with_id(lines: pa.Table, ids: I64) -> pa.Table:
     return lines.append_column(LINE_ID, pa.array(ids, pa.int64()))
 
@@ -300,8 +318,12 @@ def _compact(table: pa.Table) -> pa.Table:
     """The same rows with dictionaries that hold only what they use: a carry lives for weeks."""
     if len(table) == 0:
         return table.schema.empty_table()
+    table = _one_chunk(table)
     for position, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
+        if not pa.types.is_dictionary(field.type):
+            continue
+        known: Any = table.column(position).chunk(0)
+        if len(known.dictionary) > 1_000 + len(table) // 4:
             plain = table.column(position).cast(field.type.value_type)
             table = table.set_column(position, field, plain.dictionary_encode().cast(field.type))
     return _one_chunk(table)

@@ -37,6 +37,7 @@ from apicost.core.upstream_columns import Bool
 from apicost.core.work import Work
 
 TCP = 6
+RESYNCS = 8  # how often in a step a connection may lose and find its sums again before all is placed by turns
 CLOSE_NOTIFY_BYTES = 64  # two alerts of TLS 1.2 or 1.3 at most
 
 
@@ -122,6 +123,10 @@ def attribute_downstream(
         final=final,
     )
     http1.proved(work)
+    for _ in range(RESYNCS):
+        if not http1.placed(work, first_only=True):
+            break
+        http1.proved(work)
     http1.placed(work)
     http2.shared(work)
     _release(work, usable, quiet_ns, now_mono_ns, settings)

@@ -83,6 +83,7 @@ def proved(work: Work) -> None:
     previous[0], previous[1:] = True, by_sums[:-1] | (flow[rows][1:] != flow[rows][:-1])
     confidence = np.where(by_sums & previous, Confidence.EXACT, Confidence.ALIGNED)
     work.give(rows, start, end, confidence, before=hello(work, rows, start, own_end), after=end - own_end)
+    work.drop_done()
 
 
 def _with_unread_bodies(work: Work) -> Lines:
@@ -190,13 +191,19 @@ def turn_begins(work: Work) -> I64:
     return np.where(turns.request_first_mono_ns > 0, turns.request_first_mono_ns, turns.last_mono_ns)
 
 
-def placed(work: Work) -> None:
-    """Give out requests that have waited long enough, by the turn in which they began."""
+def placed(work: Work, *, first_only: bool = False) -> bool:
+    """Give out requests that have waited long enough, by the turn in which they began.
+
+    first_only: of each flow only those of its first such turn. Where it was this turn that broke the sums, what
+    follows can be proved again from its end.
+
+    Returns whether there were any.
+    """
     lines = work.lines
     open_ = ~work.done & (lines.http < 20)
     overdue = open_ & work.timed
     if not overdue.any():
-        return
+        return False
     # All waiting lines of such flows: those that are not overdue yet bound the others.
     reach = np.zeros(len(work.flows), np.int64) - 1
     np.maximum.at(reach, work.flow[overdue], work.place[overdue])
@@ -271,10 +278,14 @@ def placed(work: Work) -> None:
     closes = is_last & work.over[flow] & (tail[:, 2] <= small) & (tail[:, 3] <= small) & (tail >= 0).all(axis=1)
     after = np.where(closes[:, None], tail, 0)
     chosen = work.place[rows] <= reach[flow]
+    if first_only:
+        chosen &= opens[run_of]
     keep = np.flatnonzero(chosen)
     rows, start, end, after, grade = rows[keep], start[keep], end[keep], after[keep], grade[keep]
     own = hello(work, rows, start, end)
     work.give(rows, start, end + after, grade, before=np.minimum(own, end - start), after=after)
+    work.drop_done()
+    return True
 
 
 def _scaled(value: I64, span: I64, whole: I64) -> I64:

@@ -22,12 +22,12 @@ from apicost.core.upstream import Parts, Settled
 from apicost.core.upstream_columns import COUNTERS, U64, Counts
 
 # Columns of a line that its rows carry as they are.
-_SAME = (
+SAME = [
     "worker_pid", "worker_started_unix_ms", "line_no", "request_id", "method", "host", "path", "query_names",
     "upstream_path", "route_id", "service_id", "consumer", "matched_uri", "status", "response_source",
     "http_version", "tls_version", "request_content_type", "response_content_type", "auth_kinds", "llm_model",
     "llm_prompt_tokens", "llm_completion_tokens", "peer_hi", "peer_lo",
-)  # fmt: skip
+]  # fmt: skip
 _ABSENT = {
     "worker_pid": -1, "worker_started_unix_ms": -1, "line_no": -1, "status": -1, "http_version": 0,
     "llm_prompt_tokens": -1, "llm_completion_tokens": -1,
@@ -111,7 +111,7 @@ def _exchanges(
     size = len(ids)
     if size == 0:
         return _SCHEMA.empty_table(), _PART_SCHEMA.empty_table()
-    columns: dict[str, Any] = {name: lines.column(name) for name in _SAME}
+    columns: dict[str, Any] = {name: lines.column(name) for name in SAME}
     columns["kind"] = np.full(size, RowKind.EXCHANGE, np.uint8)
     columns["role"] = np.full(size, Role.DOWNSTREAM, np.uint8)
 
@@ -203,7 +203,7 @@ def _loose(batch: LooseParts, identities: pa.Table | None, identity_ids: I64, cl
     size = len(batch)
     columns: dict[str, Any]
     if identities is None:
-        columns = {name: np.full(size, _ABSENT[name], np.int64) if name in _ABSENT else None for name in _SAME}
+        columns = {name: np.full(size, _ABSENT[name], np.int64) if name in _ABSENT else None for name in SAME}
         columns["peer_hi"], columns["peer_lo"] = batch.peer_hi, batch.peer_lo
         upstream = batch.role == Role.UPSTREAM
         columns["upstream_peer_hi"] = np.where(upstream, batch.peer_hi, np.uint64(0))
@@ -213,8 +213,8 @@ def _loose(batch: LooseParts, identities: pa.Table | None, identity_ids: I64, cl
     else:
         order = np.argsort(identity_ids, kind="stable")
         where = order[np.searchsorted(identity_ids[order], batch.line_id)]
-        taken = identities.select(list(_SAME)).take(where)
-        columns = {name: taken.column(name) for name in _SAME}
+        taken = identities.select(SAME).take(where)
+        columns = {name: taken.column(name) for name in SAME}
         for name in ("llm_prompt_tokens", "llm_completion_tokens"):
             columns[name] = np.full(size, -1, np.int64)
         upstream = batch.role == Role.UPSTREAM

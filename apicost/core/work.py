@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from apicost.core.cuts import cut
-from apicost.core.downstream_state import Flows, Legs, LineParts, Lines, LooseParts, Turns
+from apicost.core.downstream_state import Flows, Legs, LineParts, Lines, LooseParts, Turns, place_in_run
 from apicost.core.records import RowKind
 from apicost.core.segments import I64, ends_of, find, starts_of
 from apicost.core.upstream_columns import COUNTERS, U8, Bool, Counts
@@ -103,6 +103,13 @@ class Work:
         self.next_request[whose] = self.lines.request[last] + 1
         self.last_line[whose] = self.lines.line_id[last]
         self.last_tls[whose] = self.lines.tls[last]
+
+    def drop_done(self) -> None:
+        """Forget the lines that have their bytes; the places of the others are counted anew."""
+        left = ~self.done
+        self.lines, self.flow, self.timed = self.lines.take(left), self.flow[left], self.timed[left]
+        self.place = place_in_run(self.flow)
+        self.done = np.zeros(len(self.flow), np.bool_)
 
     def add_loose(self, flow: I64, counts: Counts, kind: I64, *, moved: bool = True) -> None:
         """Give bytes of flows a row of their own. moved: they reach up to the flow's latest snapshot."""
