@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import yaml
 
 from apicost.demo.upstreams import Upstreams
 
@@ -188,6 +191,7 @@ class Gateway:
         self.http_port, self.https_port = free_port(), free_port()
         self.content = {**content, "plugins": list(plugins)}
         self.process: subprocess.Popen[bytes] | None = None
+        self.self_signed: tuple[Path, Path]  # certificate and key, once started
         self._cgroup, self._workers, self._more_lua, self._log_level = cgroup, workers, more_lua, log_level
 
     @property
@@ -213,7 +217,7 @@ class Gateway:
         if nginx is None or not (_MODULES / "ngx_http_lua_module.so").is_file():
             raise GatewayError("nginx with its Lua module is missing: install nginx-light, libnginx-mod-http-lua")
         (self.prefix / "tmp").mkdir(parents=True, exist_ok=True)
-        certificate, key = self_signed(self.prefix)
+        certificate, key = self.self_signed = self_signed(self.prefix)
         configuration = self.prefix / "nginx.conf"
         configuration.write_text(
             _NGINX_CONF.format(
@@ -298,6 +302,103 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class ApisixGateway(Gateway):
+    """A real APISIX in standalone mode with a prefix of its own, as a child process in the foreground.
+
+    Needs the `apisix` and `openresty` commands of an installation; it shares that one's Lua code and
+    changes nothing in it. Takes the same `content` as `Gateway`; `more_lua` and `log_level` have no effect.
+    """
+
+    def start(self) -> Gateway:
+        """As `Gateway.start`; the prefix gets a `conf/` and links to the installation's code."""
+        command, openresty = shutil.which("apisix"), shutil.which("openresty")
+        home = next((path for path in _APISIX_HOMES if (path / "apisix" / "cli" / "apisix.lua").is_file()), None)
+        if command is None or openresty is None or home is None:
+            raise GatewayError("no APISIX here: `apisix`, `openresty` and its Lua code are needed")
+        # `apisix init` takes the folder it is called in as its home when it finds its code there.
+        (self.prefix / "logs").mkdir(parents=True, exist_ok=True)
+        for name, target in (("apisix", home / "apisix"), ("deps", home / "deps"), ("ui", home / "ui")):
+            if target.exists() and not (self.prefix / name).exists():
+                (self.prefix / name).symlink_to(target)
+        shutil.copytree(_APISIX_CONF, self.prefix / "conf", dirs_exist_ok=True)
+        self.self_signed = self_signed(self.prefix)
+        self.write_resources()
+        environment = {"APISIX_STAND_ALONE": "true"}
+        made = subprocess.run(
+            [command, "init"], cwd=self.prefix, env={**os.environ, **environment}, capture_output=True, text=True
+        )
+        if made.returncode != 0:
+            raise GatewayError(f"apisix init failed:\n{made.stdout}{made.stderr}")
+        configuration = self.prefix / "conf" / "nginx.conf"
+        arguments = ["-p", str(self.prefix), "-c", str(configuration), "-g", "daemon off;"]
+        self._run([openresty, *arguments], environment)
+        return self
+
+    @property
+    def error_log(self) -> Path:
+        return self.prefix / "logs" / "error.log"
+
+    def write_resources(self) -> None:
+        """config.yaml and apisix.yaml; a running gateway takes up the latter within a second or two."""
+        certificate, key = self.self_signed
+        ssl = {"id": "demo", "cert": certificate.read_text(), "key": key.read_text(), "snis": list(CERTIFICATE_HOSTS)}
+        sections = {
+            name: value for name, value in self.content.items() if isinstance(value, list) and name in _SECTIONS
+        }
+        _write_yaml(self.prefix / "conf" / "apisix.yaml", {**sections, "ssls": [ssl]}, end="#END\n")
+        https: dict[str, Any] = {"ip": "127.0.0.1", "port": self.https_port}
+        if _apisix_version() < (3, 9):
+            https["enable_http2"] = True  # later versions have it on for all ports and refuse it here
+        settings: dict[str, Any] = {
+            "apisix": {
+                "node_listen": [{"ip": "127.0.0.1", "port": self.http_port}],
+                "enable_admin": False,
+                "enable_ipv6": False,
+                "extra_lua_path": f"{lua_dir().parent}/?.lua",
+                "ssl": {"enable": True, "listen": [https]},
+            },
+            "deployment": {"role": "data_plane", "role_data_plane": {"config_provider": "yaml"}},
+            "nginx_config": {"worker_processes": self._workers},
+            "plugins": self.content["plugins"],
+        }
+        if os.geteuid() == 0:
+            settings["nginx_config"]["user"] = "root"
+        if "plugin_attr" in self.content:
+            settings["plugin_attr"] = self.content["plugin_attr"]
+        _write_yaml(self.prefix / "conf" / "config.yaml", settings)
+
+
+_APISIX_HOMES = (Path("/usr/local/apisix"), Path("/usr/local/share/lua/5.1"))
+_APISIX_CONF = Path("/usr/local/apisix/conf")
+_SECTIONS = ("routes", "services", "consumers", "global_rules", "plugin_metadata")
+
+
+def _apisix_version() -> tuple[int, ...]:
+    """(3, 18, 0) and so on, of the `apisix` command; the newest where it does not say."""
+    text = subprocess.run(["apisix", "version"], capture_output=True, text=True, check=False).stdout
+    found = re.findall(r"^(\d+)\.(\d+)\.(\d+)", text, re.MULTILINE)
+    return tuple(map(int, found[-1])) if found else (99,)
+
+
+def _write_yaml(path: Path, content: Mapping[str, Any], end: str = "") -> None:
+    """Block style throughout: the YAML reader of older APISIX takes no flow-style mappings."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: filled(v) for k, v in value.items()} or {"_meta": {"disable": False}}
+        if isinstance(value, list | tuple):
+            return [filled(item) for item in value]
+        return value
+
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(filled(content), sort_keys=False, default_flow_style=False, width=1000) + end)
+
+
+def best_gateway() -> type[Gateway]:
+    """The real APISIX where its commands are on PATH, else nginx with the small host."""
+    return ApisixGateway if shutil.which("apisix") and shutil.which("openresty") else Gateway
 
 
 def _answers(port: int) -> bool:
