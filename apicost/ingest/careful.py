@@ -76,7 +76,7 @@ def _regular() -> re.Pattern[bytes]:
 _REGULAR = _regular()
 
 
-def sift(body: bytes, header: lines.Header, limits: lines.Limits) -> Sifted:
+def sift(body: bytes, header: lines.Header) -> Sifted:
     """Go through request lines (without the header line), in order."""
     texts = body.split(b"\n")
     cut = texts.pop()  # empty when the last line has its end
@@ -176,8 +176,7 @@ def _read_integer(text: bytes) -> int | None:
     if _INTEGER.fullmatch(text):
         return int(text)
     if _HEX.fullmatch(text):
-        value = int(text, 16)
-        return value - (1 << 64) if value >> 63 else value
+        return int(text, 16)  # beyond 63 bits it is out of bounds, whichever sign it is given
     return None
 
 

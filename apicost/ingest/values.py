@@ -115,23 +115,58 @@ def addresses(array: _Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uin
 
     The third is the number of rows that were not an address.
     """
-    texts = array.dictionary.to_pylist()
-    high = np.zeros(len(texts) + 1, np.uint64)  # the last slot is for absent
-    low = np.zeros(len(texts) + 1, np.uint64)
-    bad = np.zeros(len(texts), np.int32)
-    for code, text in enumerate(texts):
+    quads, is_quad = _dotted_quads(array.dictionary)
+    high = np.zeros(len(quads) + 1, np.uint64)  # the last slot is for absent
+    low = np.append(quads, np.uint64(0))
+    bad = np.zeros(len(quads), np.int32)
+    for code in np.flatnonzero(~is_quad).tolist():
+        text = array.dictionary[code].as_py()
+        if text.startswith("unix:"):
+            continue
         try:
-            if ":" not in text:
-                packed = socket.inet_pton(socket.AF_INET, text)
-                low[code] = 0xFFFF_0000_0000 | int.from_bytes(packed)
-            elif not text.startswith("unix:"):
-                packed = socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
-                high[code], low[code] = int.from_bytes(packed[:8]), int.from_bytes(packed[8:])
+            packed = socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
         except (OSError, ValueError):
             bad[code] = 1
+            continue
+        high[code], low[code] = int.from_bytes(packed[:8]), int.from_bytes(packed[8:])
     indices = plain(array.indices, -1)
     bad_rows = int(_pick(bad, array, absent=0).sum()) if bad.any() else 0
     return high[indices], low[indices], bad_rows
+
+
+def _dotted_quads(texts: _Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """IPv4 addresses in mapped form, and which texts were one (as strict as inet_pton).
+
+    All of a batch at once: its clients are as many as its lines, and one call each would cost a tenth of the
+    whole reading.
+    """
+    _, offset_buffer, data_buffer = texts.buffers()
+    count = len(texts)
+    quads, good = np.zeros(count, np.uint64), np.zeros(count, bool)
+    if not count:
+        return quads, good
+    offsets = np.frombuffer(offset_buffer, np.int32, texts.offset + count + 1)[texts.offset :].astype(np.int64)
+    data = np.frombuffer(data_buffer or b"", np.uint8)[: offsets[-1]]
+    digits = data - np.uint8(48)  # wraps for what is below "0"
+    others = np.flatnonzero(digits > 9)
+    places = np.searchsorted(others, offsets)
+    likely = np.flatnonzero(np.diff(places) == 3)
+    dots = others[places[likely][:, None] + np.arange(3)]
+    begins = np.concatenate([offsets[likely][:, None], dots + 1], axis=1)
+    lengths = np.concatenate([dots, offsets[likely + 1][:, None]], axis=1) - begins
+    right = (data[dots] == 46).all(axis=1) & ((lengths >= 1) & (lengths <= 3)).all(axis=1)
+    likely, begins, lengths = likely[right], begins[right], lengths[right]
+    octets = np.zeros(begins.shape, np.int64)
+    for place in range(3):
+        inside = lengths > place
+        octets = np.where(inside, octets * 10 + digits[np.where(inside, begins + place, 0)], octets)
+    leading_zero = (lengths > 1) & (digits[begins] == 0)
+    right = ((octets <= 255) & ~leading_zero).all(axis=1)
+    likely, octets = likely[right], octets[right].astype(np.uint64)
+    good[likely] = True
+    shifts = np.array([24, 16, 8, 0], np.uint64)
+    quads[likely] = np.uint64(0xFFFF_0000_0000) | (octets << shifts).sum(axis=1, dtype=np.uint64)
+    return quads, good
 
 
 def attempts(columns: Sequence[_Array]) -> dict[str, _Array] | None:

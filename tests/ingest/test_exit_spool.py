@@ -65,7 +65,8 @@ def test_a_bad_file_is_set_aside_and_stops_nothing(folder, spool, caplog):
     """Moved to refused/ with the reason in the log; the next file is taken."""
     (folder / "a\nb.usage").write_bytes(b"\x00\xffnonsense")
     (folder / "c.usage").write_bytes(b"")
-    os.symlink("/etc/passwd", folder / "d.usage")
+    (folder.parent / "elsewhere").write_bytes(sample.realistic(3, first=100))
+    os.symlink(folder.parent / "elsewhere", folder / "d.usage")
     (folder / "e.usage").mkdir()
     os.mkfifo(folder / "f.usage")
     (folder / "z.usage").write_bytes(sample.realistic(3))

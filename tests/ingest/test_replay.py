@@ -136,6 +136,13 @@ def test_cuts_are_a_partition_in_time(tmp_path, steps):
         assert all(at <= end for at in lines_in["log_mono_ns"].to_pylist() + flows_in["last_mono_ns"].to_pylist())
 
 
+def test_a_row_on_the_edge_of_two_pieces_is_in_the_first(tmp_path):
+    """40 snapshots 250 us apart in 39 pieces: every one lies on an edge."""
+    replay.record(tmp_path, FLOWS, records.empty(records.LINE), CLOCK)
+    sizes = [flows_in.num_rows for flows_in, _, _ in replay.load(tmp_path).cut(39)]
+    assert sizes == [2] + [1] * 38
+
+
 def test_a_folder_that_is_no_recording_is_a_problem(tmp_path):
     """All problems at once, each with its file."""
     (tmp_path / "clock.json").write_text("[]")

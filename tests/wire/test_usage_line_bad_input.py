@@ -1,13 +1,16 @@
 """Bad usage lines: each is refused or contained with a reason, and nothing else is lost."""
 
 import json
+import socket
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apicost.core import records
-from apicost.ingest import lines
+from apicost.ingest import careful, lines
+from apicost.ingest import values as values_of
 from apicost.ingest.lines import Limits, parse_batch
 from bench import receiver_workload as sample
 
@@ -81,6 +84,8 @@ def test_a_bad_line_is_refused_with_its_position_and_the_others_kept(bad, kind):
         (cell("peer_addr", b"300.1.2.3"), "address", "peer_lo", 0),
         (cell("peer_addr", b"example.com"), "address", "peer_lo", 0),
         (cell("request_id", b"<script>"), "request-id", "request_id", None),
+        (cell("request_id", b"g" * 32), "request-id", "request_id", None),
+        (cell("request_id", b"ABCDEF" + b"0" * 26), "request-id", "request_id", None),
         (cell("access_before_us", b"999999999999"), "before-boot", "access_mono_ns", -1),
         (cell("upstream_status", b"200, 200"), "upstream-tries", "attempt_status", [200, 200]),
         (cell("upstream_status", b""), "upstream-tries", "attempt_status", [-1]),
@@ -151,7 +156,6 @@ def test_nothing_was_logged_in_the_future():
 
 def test_a_million_distinct_paths_leave_nothing_behind():
     """Nothing is kept from batch to batch: the module's memory does not grow with traffic."""
-    import pyarrow as pa
 
     def run(first):
         texts = [sample.line(n=n, path=f"/{first}/{n}", peer_addr=f"10.{n % 200}.{n // 200}.1") for n in range(2_000)]
@@ -161,6 +165,46 @@ def test_a_million_distinct_paths_leave_nothing_behind():
     before = pa.total_allocated_bytes()
     assert sum(run(first) for first in range(1, 6)) == 10_000
     assert pa.total_allocated_bytes() <= before
+
+
+def test_a_line_that_slips_through_the_careful_way_costs_itself_alone(monkeypatch):
+    """If the two ways ever disagree, the lines around it are kept."""
+    mend = careful._mend
+    monkeypatch.setattr(careful, "_mend", lambda text, contained: text if b"SLIP" in text else mend(text, contained))
+    slip = cell("status", b"SLIP")
+    batch = batch_of(sample.line(n=0), b"junk", slip, sample.line(n=3, host="B"), slip, sample.line(n=5))
+    assert [(r.position, r.kind) for r in batch.refused] == [(2, "columns"), (3, "unreadable"), (5, "unreadable")]
+    assert batch.table["line_no"].to_pylist() == [1, 4, 6]
+    assert batch.table["host"].to_pylist()[1] == "b"
+
+
+octets = st.one_of(st.integers(0, 300).map(str), st.sampled_from(["", "00", "01", "1e", "-1", " 1", "0001", "\u0661"]))
+hosts = st.one_of(
+    st.lists(octets, min_size=1, max_size=6).map(".".join),
+    st.ip_addresses().map(str),
+    st.sampled_from(["::ffff:1.2.3.4", "::1.2.3", "1.2.3.4%eth0", "fe80::1%lo", "unix:", "...", "1..2.3", ".1.2.3"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(hosts, min_size=1, max_size=6))
+def test_addresses_are_read_as_strictly_as_the_system_does(texts):
+    """All at once, and each as inet_pton has it."""
+    high, low, bad = values_of.addresses(pa.array(texts, pa.string()).dictionary_encode())
+    expected = []
+    for text in texts:
+        try:
+            packed = socket.inet_pton(socket.AF_INET, text)
+            expected.append((0, 0xFFFF_0000_0000 | int.from_bytes(packed)))
+        except (OSError, ValueError):
+            try:
+                packed = socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+                expected.append((int.from_bytes(packed[:8]), int.from_bytes(packed[8:])))
+            except (OSError, ValueError):
+                expected.append((0, 0))
+    assert list(zip(high.tolist(), low.tolist(), strict=True)) == expected
+    known = sum(1 for text, pair in zip(texts, expected, strict=True) if any(pair) or text in ("::", "unix:"))
+    assert bad == len(texts) - known
 
 
 # -- laws --------------------------------------------------------------------------------------
@@ -174,7 +218,8 @@ numerals = st.one_of(
 words = st.one_of(
     st.text(max_size=30),
     st.sampled_from(["", " ", "-", ", ", " : ", "a, b", "200, 502", "1 : 2", "NULL", '"', '"a', "\\", "::1", "unix:",
-                     "HTTP/2", "A:80", "x=1&y", "0.001, -", ",", "a :b", " :", ": ", ", , ", "1,2", ", 1", "1, ", "a,b", "0x1F", "(over-long)"]),
+                     "HTTP/2", "A:80", "x=1&y", "0.001, -", ",", "a :b", " :", ": ", ", , ", "1,2", ", 1", "1, ",
+                     "a,b", "0x1F", "(over-long)"]),
     st.integers(0, 999).map(str),
 )  # fmt: skip
 raw_bytes = st.binary(max_size=12).filter(lambda b: b"\n" not in b and b"\t" not in b)
