@@ -74,7 +74,7 @@ def quick_find(index, method, host, path):
     return (match.state, api, match.operation and match.operation.operation_id, match.flags)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(catalogues(), st.lists(st.tuples(METHODS, request_hosts, raw_paths), min_size=1, max_size=8))
 def test_the_index_answers_as_the_rules_read_straight(catalogue, requests):
     """Against a matcher without an index that tries every template (tests/laws/slow_match.py)."""
@@ -92,7 +92,7 @@ def example_requests(draw):
     return catalogue, line, path
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(example_requests())
 def test_a_path_made_from_a_template_is_documented(example):
     """The template it was made from fits, so the answer is that operation or one at least as good."""
@@ -103,7 +103,7 @@ def test_a_path_made_from_a_template_is_documented(example):
     assert "loose-match" not in match.flags
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(catalogues(), st.randoms(use_true_random=False), METHODS, request_hosts, raw_paths)
 def test_the_order_of_documents_decides_nothing_but_declared_ties(catalogue, random, method, host, path):
     """Where no tie is flagged, shuffled documents give the same answer."""
@@ -120,7 +120,7 @@ def test_the_order_of_documents_decides_nothing_but_declared_ties(catalogue, ran
         assert again == match
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(catalogues(), METHODS, raw_paths, st.data())
 def test_percent_encoding_what_need_not_be_encoded_changes_nothing(catalogue, method, path, data):
     """RFC 3986, section 6.2.2.2: %61 is a."""
@@ -131,7 +131,7 @@ def test_percent_encoding_what_need_not_be_encoded_changes_nothing(catalogue, me
     assert quick_find(index, method, "s.example", encoded) == quick_find(index, method, "s.example", path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(catalogues(), METHODS, raw_paths)
 def test_a_concrete_template_wins_over_all_templated_ones(catalogue, method, path):
     """Under the same host, where a template without parameters fits and documents the method, it is the answer."""
@@ -143,7 +143,7 @@ def test_a_concrete_template_wins_over_all_templated_ones(catalogue, method, pat
         assert match.operation.operation_id in concrete
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(catalogues(), st.lists(st.tuples(METHODS, request_hosts, raw_paths), max_size=30))
 def test_a_batch_answers_as_one_by_one(catalogue, requests):
     """Whatever repeats, and in whatever order."""
