@@ -307,7 +307,11 @@ def test_the_unit_gives_the_loader_what_it_asks_for_and_little_more():
     granted = set(service["CapabilityBoundingSet"].split())
     numbers = {"CAP_NET_ADMIN": loader._CAP_NET_ADMIN, "CAP_BPF": loader._CAP_BPF}
     assert numbers == {"CAP_NET_ADMIN": 12, "CAP_BPF": 39}
-    assert granted == set(numbers) | {"CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_DAC_OVERRIDE"}
+    # PERFMON: without it the verifier refuses pointer arithmetic (test_unit_rights.py tries it).
+    attach = {*numbers, "CAP_PERFMON"}
+    assert granted == attach | {"CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_DAC_OVERRIDE"}
+    added = {f"CAP_{name}" for name in compose()["services"]["apicost"]["cap_add"]}
+    assert added == granted | {"CAP_SYS_PTRACE"}, "compose finds the gateway by port, the unit by its pid file"
     assert "AmbientCapabilities" not in service
     assert "bpf" in service["SystemCallFilter"].split()
     hardened = ("NoNewPrivileges", "PrivateTmp", "PrivateDevices", "ProtectHome", "ProtectKernelModules")
@@ -358,5 +362,22 @@ def test_the_readme_names_every_file():
     text = (DEPLOY / "README.md").read_text()
     for path in DEPLOY.rglob("*"):
         parts = path.relative_to(DEPLOY).parts
-        if path.is_file() and parts[0] not in ("specs", "apisix") and path.name != "README.md":
+        if path.is_file() and parts[0] != "specs" and path.name != "README.md":
             assert path.name in text, path
+
+
+def test_the_snippets_for_apisix_agree_with_the_example():
+    """deploy/apisix/ says for a host what deploy/apicost.yaml says, and names only what the plugin knows."""
+    settings = config.load(DEPLOY / "apicost.yaml")
+    gateway = documents(DEPLOY / "apisix/config.yaml")[0]
+    own = gateway["plugin_attr"]["apicost-logger"]
+    assert own["receiver"] == f"http://{settings.receiver.listen}"
+    assert own["token_file"] == str(settings.receiver.token_file)
+    assert own["spool_dir"] == str(settings.receiver.exit_spool_dir)
+    resources = documents(DEPLOY / "apisix/apisix.yaml")[0]
+    metadata = next(m for m in resources["plugin_metadata"] if m["id"] == "apicost-logger")
+    assert (set(metadata) | set(own)) - {"id"} <= set(metadata_defaults())
+    assert "apicost-logger" in gateway["plugins"]
+    # The README links the plugin to where the snippet's Lua path looks.
+    path = gateway["apisix"]["extra_lua_path"].removesuffix("/?.lua")
+    assert f"ln -sfn share/apisix {path}/apisix" in (DEPLOY / "README.md").read_text()
