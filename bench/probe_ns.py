@@ -3,6 +3,10 @@
 kernel.bpf_stats_enabled times each run of each program. An empty program is attached to the same hooks
 of the same cgroup and sees the same packets; its time is that of the measuring and is taken off. Also
 given: the cost of the sock_ops program, per call.
+
+`mixed` is the traffic of probe_wire_exact (bulk, small, churn, uploads, aborts, TLS, HTTP/2 across a veth
+pair); the others are single kinds on loopback, of which `keep_alive` is the worst there is: every second
+packet ends a turn and writes a ring record.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from apicost.ingest import bpfsys
 from apicost.ingest.probe import Options, Probe
+from bench import probe_wire_exact
 from tests.kernel import lab
 
 CGROUP_SKB = 8
@@ -80,7 +86,7 @@ def measure(seconds: int, rounds: int) -> dict:
                     for kind, found in kinds.items():
                         start = times(folder)
                         _load(kind, port, seconds, probe)
-                        found.append(_difference(start, times(folder)))
+                        found.append(difference(start, times(folder)))
                 lost = probe.losses()
         finally:
             switch.write_text(before_value)
@@ -88,6 +94,7 @@ def measure(seconds: int, rounds: int) -> dict:
                 os.close(link)
             os.close(empty)
             lab.stop(nginx)
+    kinds["mixed"] = mixed(max(rounds // 2, 1))
     result: dict = {"target_ns": 120}
     for kind, found in kinds.items():
         result[kind] = {field: round(statistics.median(row[field] for row in found), 1) for field in found[0]}
@@ -96,7 +103,43 @@ def measure(seconds: int, rounds: int) -> dict:
     return result
 
 
-def _difference(start: dict, end: dict) -> dict[str, float]:
+def mixed(rounds: int) -> list[dict[str, float]]:
+    """The same for all kinds of traffic across a wire."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before_value, found = switch.read_text(), []
+    with (
+        lab.wire() as wire,
+        lab.cgroup() as folder,
+        probe_wire_exact.gateway(wire, folder),
+        Probe.open(Options(cgroup=folder)) as probe,
+    ):
+        empty, place = load_empty(), os.open(folder, os.O_RDONLY)
+        links = [bpfsys.link(empty, place, HOOKS[way]) for way in ("in", "out")]
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.wait(0.1):
+                probe.read()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            switch.write_text("1")
+            for _ in range(rounds):
+                start = times(folder)
+                for host in (wire.near_ipv4, wire.near_ipv6):
+                    probe_wire_exact.traffic(host, wire.far, 1.0)
+                found.append(difference(start, times(folder)))
+        finally:
+            switch.write_text(before_value)
+            done.set()
+            reader.join()
+            for descriptor in (*links, empty, place):
+                os.close(descriptor)
+    return found
+
+
+def difference(start: dict, end: dict) -> dict[str, float]:
     def of(hook: str, name: str) -> tuple[int, int]:
         ns = runs = 0
         for number, (title, total, count) in end[hook].items():

@@ -11,6 +11,7 @@ server closed first, and its ACK), and those that arrive after a reset took the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
 import ssl
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -174,8 +176,10 @@ def compare(seen: dict, flows: list[dict]) -> dict:
     return result
 
 
-def measure(scale: float) -> dict:
-    with lab.wire() as wire, lab.cgroup() as folder, tempfile.TemporaryDirectory() as name:
+@contextlib.contextmanager
+def gateway(wire: lab.Wire, folder: Path) -> Iterator[None]:
+    """The nginx of this figure, running in a cgroup at the near end of the wire."""
+    with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
         (root / "www").mkdir()
@@ -190,30 +194,34 @@ def measure(scale: float) -> dict:
         try:
             with lab.inside(wire.far):
                 assert lab.until(lambda: _answers(wire.near_ipv4)), (root / "error.log").read_text()
-            expression = "tcp port 8080 or tcp port 8443"
-            with (
-                Probe.open(Options(cgroup=folder)) as probe,
-                lab.capture(wire.near, wire.near_device, expression) as captured,
-            ):
-                probe.read(final=True)  # what the check above left
-                made = {"ipv4": traffic(wire.near_ipv4, wire.far, scale)}
-                tables = [probe.read()]
-                made["ipv6"] = traffic(wire.near_ipv6, wire.far, scale)
-                time.sleep(1.5)
-                captured.finish()
-                tables += [probe.read(final=True)]
-                losses = probe.losses()
-                rows = [row for table in tables for row in table.to_pylist()]
-                flows = {row["flow"]: row for row in rows if row["kind"] != SnapshotKind.TURN}
-                seen: dict = {}
-                for port in (8080, 8443):
-                    packets = (p for p in captured.packets() if port in (p.source_port, p.target_port))
-                    seen |= lab.connections(packets, port)
-                result = compare(seen, [f for f in flows.values() if f["local_port"] in (8080, 8443)])
-                result |= {"connections": made, "capture_dropped": captured.dropped, "losses": losses}
-                return result
+            yield
         finally:
             lab.stop(nginx)
+
+
+def measure(scale: float) -> dict:
+    expression = "tcp port 8080 or tcp port 8443"
+    with (
+        lab.wire() as wire,
+        lab.cgroup() as folder,
+        gateway(wire, folder),
+        Probe.open(Options(cgroup=folder)) as probe,
+        lab.capture(wire.near, wire.near_device, expression) as captured,
+    ):
+        made = {"ipv4": traffic(wire.near_ipv4, wire.far, scale)}
+        tables = [probe.read()]
+        made["ipv6"] = traffic(wire.near_ipv6, wire.far, scale)
+        captured.finish()
+        tables += [probe.read(final=True)]
+        losses = probe.losses()
+        rows = [row for table in tables for row in table.to_pylist()]
+        flows = {row["flow"]: row for row in rows if row["kind"] != SnapshotKind.TURN}
+        seen: dict = {}
+        for port in (8080, 8443):
+            packets = (p for p in captured.packets() if port in (p.source_port, p.target_port))
+            seen |= lab.connections(packets, port)
+        result = compare(seen, [f for f in flows.values() if f["local_port"] in (8080, 8443)])
+        return result | {"connections": made, "capture_dropped": captured.dropped, "losses": losses}
 
 
 def _answers(host: str) -> bool:

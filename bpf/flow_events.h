@@ -57,7 +57,7 @@ struct direction {
 // first: behind the table's own 56 bytes each direction has a cache line to itself, which is also
 // why the size is rounded up.
 struct flow_event {
-    __u64 last_ns;           // last packet
+    __u64 last_ns;           // last packet; bare acknowledgements coming in aside
     struct direction in;
     struct direction out;
     __u64 flow;              // socket cookie; UDP: bit 63 set and a mix of cookie and peer

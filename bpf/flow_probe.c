@@ -20,8 +20,8 @@
 #define TCP_LISTEN_ 10
 #define TCP_CLOSE_ 7
 
-#define FIN 0x01
 #define SYN 0x02
+#define ACK 0x10
 
 #define LET_PASS 1
 
@@ -53,13 +53,6 @@ BPF_ARRAY(slots, struct slot, SLOTS);
 // One bit per TCP/UDP port that the gateway listens on; set by user space before attaching. Tells
 // the side of connections older than the probe, which sock_ops never announced.
 BPF_ARRAY(listening, __u64, 1024);
-
-// The clock as of the last tick, 1 to 10 ms ago, for a tenth of the price.
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 11, 0)
-#define TICK_NS bpf_ktime_get_coarse_ns
-#else
-#define TICK_NS bpf_ktime_get_ns
-#endif
 
 // What one packet's headers say.
 struct packet {
@@ -135,7 +128,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
     }
     if (unlikely((p->protocol != IPPROTO_TCP_ && p->protocol != IPPROTO_UDP_) || (first != 0x45 && !p->ipv6))) {
         offset = skip_extensions(skb, p, first, &unsent);
-        if (offset == 0 || offset > 2048) // the verifier wants a bound
+        if (offset == 0 || offset > 2047) // the verifier wants a bound
             return -1;
     }
     __u8 *transport = data + offset;
@@ -193,26 +186,37 @@ static __always_inline int is_listening(__u16 port)
     return bits && (*bits >> (port & 63) & 1);
 }
 
-// Both addresses and ports of a packet, as the gateway sees them.
+// Both addresses and ports of a packet, as the gateway sees them. `parse` has seen that they are there;
+// the checks are for the verifier.
 static __always_inline void addresses(struct __sk_buff *skb, const struct packet *p, const int out,
                                       struct handshake_key *key)
 {
+    __u8 *data = (void *)(long)skb->data;
+    __u8 *end = (void *)(long)skb->data_end;
     __u64 *source = out ? key->local : key->peer;
     __u64 *target = out ? key->peer : key->local;
+    __u16 *ports = (void *)(data + (p->transport & 2047));
+
     if (p->ipv6) {
-        bpf_skb_load_bytes(skb, 8, source, 16);
-        bpf_skb_load_bytes(skb, 24, target, 16);
+        if (data + 40 > end)
+            return;
+        __u64 *address = (void *)(data + 8);
+        source[0] = address[0];
+        source[1] = address[1];
+        target[0] = address[2];
+        target[1] = address[3];
     } else {
-        source[0] = target[0] = 0;
+        if (data + 20 > end)
+            return;
+        __u32 *address = (void *)(data + 12);
         ((__u32 *)source)[2] = ((__u32 *)target)[2] = bpf_htonl(0xffff);
-        bpf_skb_load_bytes(skb, 12, (__u32 *)source + 3, 4);
-        bpf_skb_load_bytes(skb, 16, (__u32 *)target + 3, 4);
+        ((__u32 *)source)[3] = address[0];
+        ((__u32 *)target)[3] = address[1];
     }
-    __u16 ports[2] = {};
-    bpf_skb_load_bytes(skb, p->transport, ports, sizeof(ports));
+    if ((void *)(ports + 2) > (void *)end)
+        return;
     key->local_port = bpf_ntohs(ports[out ? 0 : 1]);
     key->peer_port = bpf_ntohs(ports[out ? 1 : 0]);
-    key->zero = 0;
 }
 
 static __always_inline void name_flow(struct flow_event *flow, const struct handshake_key *key,
@@ -226,7 +230,7 @@ static __always_inline void name_flow(struct flow_event *flow, const struct hand
     flow->local_port = key->local_port;
     flow->peer_port = key->peer_port;
     flow->protocol = protocol;
-    flow->born_ns = now;
+    flow->born_ns = flow->last_ns = now;
     flow->role = role;
     if (protocol == IPPROTO_TCP_)
         (role == ROLE_UPSTREAM ? &flow->out : &flow->in)->state = SIDE_REQUESTS;
@@ -238,27 +242,28 @@ static __always_inline struct flow_event *find_or_bear(struct __sk_buff *skb, co
                                                        const int out, __u64 cookie, __u64 now)
 {
     struct handshake_key key = {};
-    struct flow_event *flow, born = {};
+    struct flow_event *flow;
     struct bpf_sock *sock = skb->sk;
+    __u8 listener = p->protocol == IPPROTO_TCP_ && sock && sock->state == TCP_LISTEN_;
 
     addresses(skb, p, out, &key);
-    if (p->protocol == IPPROTO_TCP_ && sock && sock->state == TCP_LISTEN_) {
+    if (listener) {
         flow = handshakes.lookup(&key);
         if (flow)
             return flow;
-        name_flow(&born, &key, cookie, p->protocol, ROLE_DOWNSTREAM, now);
+    }
+    struct flow_event born = {};
+    name_flow(&born, &key, cookie, p->protocol,
+              listener || is_listening(key.local_port) ? ROLE_DOWNSTREAM : ROLE_UPSTREAM, now);
+    if (listener) {
         handshakes.insert(&key, &born);
         flow = handshakes.lookup(&key);
-        if (!flow)
-            add_to_slot(SLOT_HANDSHAKE, p, out);
-        return flow;
+    } else {
+        flows.insert(&cookie, &born);
+        flow = flows.lookup(&cookie);
     }
-    name_flow(&born, &key, cookie, p->protocol,
-              is_listening(key.local_port) ? ROLE_DOWNSTREAM : ROLE_UPSTREAM, now);
-    flows.insert(&cookie, &born);
-    flow = flows.lookup(&cookie);
     if (!flow)
-        add_to_slot(SLOT_OVERFLOW, p, out);
+        add_to_slot(listener ? SLOT_HANDSHAKE : SLOT_OVERFLOW, p, out);
     return flow;
 }
 
@@ -340,17 +345,16 @@ static __always_inline __u32 sequence(struct direction *side, const struct packe
     return fresh;
 }
 
-// When a packet passes. New payload is timed to the microsecond, since turns are matched with requests
-// by it; reading the clock costs a third of all the rest. What TCP sends has been stamped by it
-// already (monotonic clock). A bare acknowledgement coming in gets the time of the last tick.
+// When a packet passes; 0 for a bare acknowledgement coming in, which is not worth a look at the clock: that
+// would cost half of all the rest. What TCP sends has been stamped by it already (monotonic clock).
 static __always_inline __u64 time_of(struct __sk_buff *skb, const struct packet *p, const int out)
 {
-    if (out) {
+    if (out && likely(p->protocol == IPPROTO_TCP_)) {
         __u64 stamp = skb->tstamp;
-        if (likely(stamp && p->protocol == IPPROTO_TCP_))
+        if (likely(stamp))
             return stamp;
     }
-    return p->payload || p->tcp_flags & SYN ? bpf_ktime_get_ns() : TICK_NS();
+    return p->payload || (p->tcp_flags & ~ACK) ? bpf_ktime_get_ns() : 0;
 }
 
 static __always_inline int count(struct __sk_buff *skb, const int out)
@@ -373,7 +377,7 @@ static __always_inline int count(struct __sk_buff *skb, const int out)
     now = time_of(skb, &p, out);
     flow = flows.lookup(&cookie);
     if (unlikely(!flow)) {
-        flow = find_or_bear(skb, &p, out, cookie, now);
+        flow = find_or_bear(skb, &p, out, cookie, now ?: bpf_ktime_get_ns());
         if (!flow)
             return LET_PASS;
     }
@@ -396,7 +400,8 @@ static __always_inline int count(struct __sk_buff *skb, const int out)
     }
     __sync_fetch_and_add(&side->wire_bytes, p.wire_bytes);
     __sync_fetch_and_add(&side->packets, (__u64)p.segments);
-    flow->last_ns = now;
+    if (now)
+        flow->last_ns = now;
     if (unlikely(p.tcp_flags & ~side->tcp_flags))
         side->tcp_flags |= p.tcp_flags;
     if (!out && unlikely(p.ttl != side->ttl_min || p.ttl != side->ttl_max)) {

@@ -1,0 +1,160 @@
+"""Figure: CPU per proxied request with the probe on, against off. Target: +2 % at most.
+
+An nginx that proxies over kept-alive upstream connections, in a cgroup, under steady load by wrk. The
+probe's programs are attached and detached every few hundred milliseconds; each on-window is compared
+with the off-windows around it. CPU is that of the gateway's cgroup (cpu.stat) by request that nginx counted
+(stub_status). On loopback the kernel runs the receiving side of a packet in the sender's time, so the same
+is given for gateway, client and upstream together. `programs_us_per_request` is the time inside the
+programs by the kernel's own watch (kernel.bpf_stats_enabled) less that of an empty program, from windows of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from apicost.ingest import bpfsys
+from apicost.ingest.probe import Options, Probe
+from bench.probe_ns import _free_port, difference, load_empty, times
+from tests.kernel import lab
+
+HEAD = """
+daemon off; worker_processes 1; pid {dir}/{name}.pid; error_log {dir}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; keepalive_requests 100000000; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
+    fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+"""
+UPSTREAM = HEAD + "    server {{ listen 127.0.0.1:{port}; location / {{ root {dir}; }} }}\n}}\n"
+GATEWAY = HEAD + (
+    "    upstream backend {{ server 127.0.0.1:{backend}; keepalive 64; keepalive_requests 100000000; }}\n"
+    "    server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://backend; proxy_http_version 1.1;"
+    ' proxy_set_header Connection ""; }} location = /status {{ stub_status; }} }}\n}}\n'
+)
+
+
+def spent_us(*folders: Path) -> int:
+    return sum(int(re.search(r"usage_usec (\d+)", (f / "cpu.stat").read_text()).group(1)) for f in folders)
+
+
+def requests_of(port: int) -> int:
+    """How many requests the gateway has taken, this one included."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10).read().decode()
+    return int(text.splitlines()[2].split()[2])
+
+
+class Switch:
+    """Attaches and detaches the programs of a probe that is open."""
+
+    def __init__(self, probe: Probe, gateway: Path) -> None:
+        self.gateway = os.open(gateway, os.O_RDONLY)
+        self.programs = {}
+        for hook in (bpfsys.CGROUP_INET_INGRESS, bpfsys.CGROUP_INET_EGRESS, bpfsys.CGROUP_SOCK_OPS):
+            (number,) = bpfsys.attached(self.gateway, hook)[1]
+            self.programs[hook] = bpfsys.bpf(bpfsys.PROG_GET_FD_BY_ID, bpfsys.attributes("III", number, 0, 0))
+        for name in ("flow_in", "flow_out", "flow_tcp"):
+            os.close(probe._descriptors.pop(name))
+        self.links: list[int] = []
+
+    def set(self, on: bool) -> None:
+        while self.links:
+            os.close(self.links.pop())
+        if on:
+            self.links = [bpfsys.link(program, self.gateway, hook) for hook, program in self.programs.items()]
+
+
+def window(port: int, seconds: float, gateway: Path, others: list[Path], probe: Probe) -> tuple[float, float]:
+    """(gateway's, everyone's) CPU in us per request."""
+    start, before = requests_of(port), (spent_us(gateway), spent_us(gateway, *others))
+    time.sleep(seconds)
+    end, after = requests_of(port), (spent_us(gateway), spent_us(gateway, *others))
+    probe.read()
+    return (after[0] - before[0]) / (end - start), (after[1] - before[1]) / (end - start)
+
+
+def inside_programs(port: int, seconds: float, gateway: Path) -> float:
+    """us per request inside the packet programs, by bpf_stats, less an empty program's."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    was = switch.read_text()
+    empty, place = load_empty(), os.open(gateway, os.O_RDONLY)
+    links = [bpfsys.link(empty, place, hook) for hook in (bpfsys.CGROUP_INET_INGRESS, bpfsys.CGROUP_INET_EGRESS)]
+    try:
+        switch.write_text("1")
+        start, before = requests_of(port), times(gateway)
+        time.sleep(seconds)
+        end, after = requests_of(port), times(gateway)
+    finally:
+        switch.write_text(was)
+        for descriptor in (*links, empty, place):
+            os.close(descriptor)
+    found = difference(before, after)
+    return found["ns_per_packet"] * found["packets"] / (end - start) / 1e3
+
+
+def measure(seconds: float, windows: int) -> dict:
+    with (
+        lab.cgroup() as gateway, lab.cgroup() as client, lab.cgroup() as upstream,
+        tempfile.TemporaryDirectory() as name,
+    ):  # fmt: skip
+        os.chmod(name, 0o755)
+        Path(name, "file").write_bytes(b"x" * 1_000)
+        backend, port = _free_port(), _free_port()
+        Path(name, "u.conf").write_text(UPSTREAM.format(dir=name, port=backend, name="u"))
+        Path(name, "g.conf").write_text(GATEWAY.format(dir=name, port=port, backend=backend, name="g"))
+        running = [
+            lab.start(["nginx", "-c", f"{name}/u.conf"], upstream),
+            lab.start(["nginx", "-c", f"{name}/g.conf"], gateway),
+        ]
+        others = [client, upstream]
+        try:
+            time.sleep(0.5)
+            wrk = ["wrk", "-t1", "-c32", "-d3600s", f"http://127.0.0.1:{port}/file"]
+            running.append(lab.start(wrk, client, stdout=subprocess.DEVNULL))
+            with Probe.open(Options(cgroup=gateway)) as probe:
+                switch = Switch(probe, gateway)
+                time.sleep(1)
+                series = []
+                for number in range(2 * windows + 1):
+                    switch.set(bool(number % 2))
+                    series.append(window(port, seconds, gateway, others, probe))
+                switch.set(True)
+                inside = [inside_programs(port, seconds, gateway) for _ in range(9)]
+                switch.set(False)
+        finally:
+            for process in reversed(running):
+                lab.stop(process)
+    result: dict = {"target": "+2 %", "windows": windows}
+    for which, label in ((0, "gateway"), (1, "gateway_client_upstream")):
+        values = [row[which] for row in series]
+        extra = [values[i] - (values[i - 1] + values[i + 1]) / 2 for i in range(1, len(values), 2)]
+        off = statistics.median(values[::2])
+        spread = statistics.stdev(extra) / len(extra) ** 0.5
+        result[label] = {
+            "off_us_per_request": round(off, 2),
+            "on_us_per_request": round(statistics.median(values[1::2]), 2),
+            "extra_us_per_request": round(statistics.median(extra), 2),
+            "extra_percent": round(100 * statistics.median(extra) / off, 2),
+            "mean_extra_percent": round(100 * statistics.mean(extra) / off, 2),
+            "standard_error_percent": round(100 * spread / off, 2),
+        }
+    result["programs_us_per_request"] = round(statistics.median(inside), 2)
+    return result
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of a window")
+    parser.add_argument("--windows", type=int, default=100, help="on-windows")
+    asked = parser.parse_args()
+    print(json.dumps(measure(asked.seconds, asked.windows), indent=1))
