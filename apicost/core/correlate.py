@@ -14,6 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,13 @@ class Carry:
             upstream=UpstreamState(),
             next_line_id=0,
         )
+
+    def without_flows(self) -> Carry:
+        """The carry for a probe that was loaded anew and counts from zero; lines that wait stay.
+
+        Call it after a step with `final=True`: what the old probe had counted is given out by then.
+        """
+        return dataclasses.replace(self, downstream=DownstreamState.empty(), upstream=UpstreamState())
 
     def to_tables(self) -> dict[str, pa.Table]:
         """Plain Arrow tables by name."""

@@ -86,6 +86,9 @@ def attribute_downstream(
     quiet_ns = now_mono_ns - last_seen
     over: Bool = known.closed & (quiet_ns >= settings.line_wait_ns) | final
     usable: Bool = (known.role == Role.DOWNSTREAM) & (known.protocol == TCP)
+    if size:
+        # A closed flow whose bytes are all given out has nothing for a line that comes now.
+        usable &= ~(known.closed & (turns.counts[latest] == known.given).all(axis=1))
 
     found = connections_of(lines)
     waited_ns = now_mono_ns - found.logged_mono_ns
