@@ -91,7 +91,7 @@ FLOW = _columns(
     ("peer_lo", _U64, "", "other side's address, lower half"),
     ("peer_port", _U16, "", "other side's port"),
     ("born_mono_ns", _I64, "ns", "first packet or establishment, whichever came first"),
-    ("last_mono_ns", _I64, "ns", "last packet counted here"),
+    ("last_mono_ns", _I64, "ns", "last packet counted here, bare acknowledgements coming in aside"),
     (
         "request_first_mono_ns",
         _I64,
