@@ -123,6 +123,9 @@ WRONG = {
         "p.yaml:2: x: scope 'lan' is not one of this book's scopes",
     "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, tiers: [{up_to: 5, price: 1}]}]}}":
         "p.yaml:2: x: the last tier ends at '5': what lies above has no price",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, tiers: [{up_to: null, price: 1}, "
+    "{up_to: null, price: 1}]}]}}":
+        "p.yaml:2: x: tier 1 has no end, but more follow",
     "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, tiers: [{up_to: 5, price: 1}, "
     "{up_to: 5, price: 1}, {up_to: null, price: 1}]}]}}":
         "p.yaml:2: x: tier 2 ends at '5', not above the tier before",
