@@ -6,7 +6,12 @@ skipped for want of the kernel or the gateway fails instead.
 
 import os
 
+import hypothesis
 import pytest
+
+# No law is about time: a busy machine must not fail one.
+hypothesis.settings.register_profile("apicost", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("apicost")
 
 
 def skip_or_fail(missing: str) -> None:
