@@ -145,8 +145,12 @@ local function settings()
         return in_force
     end
 
+    local defaults = {}
+    for key, rule in pairs(metadata_schema.properties) do
+        defaults[key] = rule.default
+    end
     local merged = {}
-    for _, layer in ipairs({attr or {}, metadata or {}}) do
+    for _, layer in ipairs({defaults, attr or {}, metadata or {}}) do
         for key, value in pairs(layer) do
             if metadata_schema.properties[key] then
                 merged[key] = value
@@ -157,8 +161,7 @@ local function settings()
     if not valid then
         core.log.error("apicost-logger: settings of plugin_attr and metadata refused, ",
                        in_force and "the former ones stay" or "defaults are used", ": ", err)
-        merged = in_force or {}
-        core.schema.check(metadata_schema, merged)
+        merged = in_force or defaults
     end
 
     from_metadata, from_attr, in_force = metadata, attr, merged
