@@ -181,6 +181,28 @@ def test_a_connection_older_than_the_probe_is_taken_up() -> None:
     assert (found.downstream_confidence == Confidence.EXACT).all()
 
 
+def test_sums_that_broke_are_found_again() -> None:
+    """After a request whose sums don't agree the next ones are proved from its end, a body across turns included."""
+    turns = [
+        flow(0, SnapshotKind.TURN, 1_010, (130, 500)),  # 30 B more than the line says
+        flow(1, SnapshotKind.TURN, 1_020, (190, 600)),  # answered after 60 B of the second request
+        flow(2, SnapshotKind.CLOSED, 1_030, (280, 700)),  # its other 40 B, and the third request
+    ]
+    lines = [line(1, 1_009, (100, 500)), line(2, 1_019, (100, 100)), line(3, 1_029, (50, 100))]
+    found = rows(step(Carry.empty(), turns, lines, 1_100, final=True)).sort_values("line_no")
+    assert found.downstream_in_payload_bytes.tolist() == [130, 100, 50]
+    assert found.downstream_confidence.tolist() == [Confidence.APPORTIONED, Confidence.EXACT, Confidence.EXACT]
+
+
+def test_a_short_body_that_nginx_threw_away_is_found() -> None:
+    """A discarded body behind a longer header is not in request_length; the turn shows it, and the sums are proved."""
+    turns = [flow(0, SnapshotKind.TURN, 1_010, (300, 500)), flow(1, SnapshotKind.CLOSED, 1_020, (350, 900))]
+    lines = [line(1, 1_009, (200, 500), status=401, content_length=100), line(2, 1_019, (50, 400))]
+    found = rows(step(Carry.empty(), turns, lines, 1_100, final=True)).sort_values("line_no")
+    assert found.downstream_in_payload_bytes.tolist() == [300, 50]
+    assert (found.downstream_confidence == Confidence.EXACT).all()
+
+
 def test_a_busy_worker_does_not_mix_up_two_lives_of_a_port() -> None:
     """A request taken up only after its client came back from the same port still gets its own flow."""
     flows = [
