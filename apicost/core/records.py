@@ -196,7 +196,7 @@ def _leg(leg: str) -> tuple[tuple[str, pa.DataType, str, str], ...]:
         (f"{leg}_flow", _U64, "", "flow that carried it (the last, where there were several); 0 none"),
         (f"{leg}_in_wire_bytes", _I64, "B", "wire bytes, its share of the flow's overhead included"),
         (f"{leg}_out_wire_bytes", _I64, "B", "same, out"),
-        (f"{leg}_in_payload_bytes", _I64, "B", "new TCP payload, TLS framing included"),
+        (f"{leg}_in_payload_bytes", _I64, "B", "its own new TCP payload, TLS framing included; overhead's is in PART"),
         (f"{leg}_out_payload_bytes", _I64, "B", "same, out"),
         (f"{leg}_in_app_bytes", _I64, "B", "what nginx counted"),
         (f"{leg}_out_app_bytes", _I64, "B", "same, out"),
