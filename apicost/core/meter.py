@@ -10,7 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ def meter(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int = 60) -> pa.Tabl
     keys["path_template"] = _where(matched, records.codes(exchanges, "path_template"))
     keys["status_class"] = _status_class(_ints(exchanges, "status"))
     keys["scope"], keys["upstream_scope"] = _scopes(exchanges, scopes)
-    return _add_up(minute, {name: keys[name] for name in TEXT_KEYS}, _values(exchanges))
+    return _add_up(minute, {name: keys[name] for name in TEXT_KEYS}, _values(exchanges).__getitem__)
 
 
 def merge(usages: Iterable[pa.Table]) -> pa.Table:
@@ -81,7 +81,7 @@ def coarsen(usage: pa.Table, *, bucket_s: int) -> pa.Table:
         return records.empty(records.USAGE)
     minute = _ints(usage, "minute_unix_s") // bucket_s * bucket_s
     keys = {name: records.codes(usage, name) for name in TEXT_KEYS}
-    return _add_up(minute, keys, {name: _ints(usage, name) for name in SUMS})
+    return _add_up(minute, keys, lambda name: _ints(usage, name))
 
 
 def _values(exchanges: pa.Table) -> dict[str, Ints]:
@@ -176,8 +176,11 @@ def _scopes(exchanges: pa.Table, scopes: Scopes) -> tuple[Codes, Codes]:
     return (client, names), (np.where(leg, scopes.classify(hi, lo), np.int32(-1)), names)
 
 
-def _add_up(minute: Ints, keys: dict[str, Codes], values: dict[str, Ints]) -> pa.Table:
-    """Group rows by (minute, keys) and sum: columns as in `records.USAGE`, sorted by key."""
+def _add_up(minute: Ints, keys: dict[str, Codes], values: Callable[[str], Ints]) -> pa.Table:
+    """Group rows by (minute, keys) and sum: columns as in `records.USAGE`, sorted by key.
+
+    values: a sum's name -> its values; asked one by one, so that large batches are not held twice.
+    """
     ranked = {name: _by_rank(column) for name, column in keys.items()}
     # Keys become one integer per row whose order is that of the values; where the product of their
     # cardinalities would not fit, what has been combined so far is renumbered first.
@@ -194,7 +197,7 @@ def _add_up(minute: Ints, keys: dict[str, Codes], values: dict[str, Ints]) -> pa
     heads = order[starts]  # one row of each group, for its keys
     columns: list[pa.Array] = [pa.array(minute[heads])]
     columns += [_text(ranks[heads], texts) for ranks, texts in ranked.values()]
-    columns += [pa.array(np.add.reduceat(values[name][order], starts)) for name in SUMS]
+    columns += [pa.array(np.add.reduceat(values(name)[order], starts)) for name in SUMS]
     return pa.Table.from_arrays(columns, schema=records.schema(records.USAGE))
 
 

@@ -165,7 +165,11 @@ class Compaction:
         grain = f"-{grain_s}" if grain_s else ""
         name = f"{segments.day_folder(like.day_unix_s)}/{like.kind}{grain}-c{self._number:09}-{self._made}.parquet"
         path = self._folder / name
-        size = segments.place(path, lambda temporary: duck.write(self._connection, sql, temporary))
+
+        def put(temporary: Path) -> None:
+            duck.write(self._connection, sql, temporary, row_group=segments.ROW_GROUP)
+
+        size = segments.place(path, put)
         wire_bytes = " + ".join(segments.WIRE)
         request = f"case when kind = {int(records.RowKind.EXCHANGE)} then 1 else 0 end"
         calls, wire = {

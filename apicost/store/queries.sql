@@ -11,6 +11,16 @@ from {source}
 where minute_unix_s >= {start} and minute_unix_s < {end} {filter}
 group by {groups}
 
+-- name: distinct
+select count(*) as distinct_rows
+from (select {keys} from {source} group by {keys}) as found
+
+-- name: rows_by_api
+select api, count(*) as api_rows
+from {source}
+group by api
+order by api
+
 -- name: completeness
 select metric, sum(value) as metric_value
 from {source}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,9 @@ from apicost.store.segments import Damage
 __all__ = ["DAY_S", "KEYS", "Ledger", "LedgerError"]
 
 T = TypeVar("T")
+# Fewer rows than this are grouped in one go; an eighth of it is the most rows of an answer in one go: 700 B of
+# DuckDB's memory for each, 88 MB.
+ROWS_AT_ONCE = 1_000_000
 NS_PER_S = 1_000_000_000
 # What usage can be grouped by; the time is given by the edges.
 KEYS = meter.TEXT_KEYS
@@ -109,19 +112,24 @@ class Ledger:
         conditions = _conditions(dict.fromkeys(by) | dict(where or {}), set(KEYS), where or {})
         chosen = [key for key in KEYS if key in set(by)]
 
+        bucket = _bucket_sql(edges)
+
         def ask(paths: Sequence[Path]) -> pa.Table:
-            sql = duck.query(
-                "usage",
-                bucket=_bucket_sql(edges),
-                keys="".join(f"{key}, " for key in chosen),
-                sums=", ".join(f"cast(sum({name}) as bigint) as sum_{name}" for name in meter.SUMS),
-                source=duck.source(paths),
-                start=edges[0],
-                end=edges[-1],
-                filter=conditions[0],
-                groups=", ".join([_bucket_sql(edges), *chosen]) if len(edges) > 2 or chosen else _bucket_sql(edges),
-            )
-            return self._as_usage(sql, conditions[1], chosen)
+            tables: list[pa.Table] = []
+            for condition, values in self._passes(paths, chosen, len(edges) - 1, where or {}):
+                sql = duck.query(
+                    "usage",
+                    bucket=bucket,
+                    keys="".join(f"{key}, " for key in chosen),
+                    sums=", ".join(f"cast(sum({name}) as bigint) as sum_{name}" for name in meter.SUMS),
+                    source=duck.source(paths),
+                    start=edges[0],
+                    end=edges[-1],
+                    filter=conditions[0] + condition,
+                    groups=", ".join([bucket, *chosen]),
+                )
+                tables += self._as_usage(sql, [*conditions[1], *values], chosen)
+            return meter.merge(tables)
 
         return self._answer("usage", edges, ask, records.empty(records.USAGE))
 
@@ -156,8 +164,44 @@ class Ledger:
 
         return self._answer("exchanges", [start_unix_s, end_unix_s], ask, schema.empty_table())
 
-    def _as_usage(self, sql: str, values: Sequence[object], chosen: Sequence[str]) -> pa.Table:
-        """Rows of the query `usage` as USAGE, sorted by key."""
+    def _passes(
+        self, paths: Sequence[Path], chosen: Sequence[str], buckets: int, where: Mapping[str, str | None]
+    ) -> Iterator[tuple[str, list[object]]]:
+        """Conditions that cut a large answer into some that fit DuckDB's memory: by API, as files are sorted.
+
+        A grouping that does not fit is spilled, at several times the CPU time and beyond the memory limit.
+        """
+        sizes = {self.folder / segment.name: segment.row_count for segment in self._listing}
+        rows = sum(sizes[path] for path in paths)
+        if rows <= ROWS_AT_ONCE or "api" not in chosen or "api" in where:
+            yield "", []
+            return
+        # What one file has of distinct keys, times the buckets, tells how many rows the answer may have;
+        # other files bring some keys of their own.
+        largest = max(paths, key=sizes.__getitem__)
+        sql = duck.query("distinct", keys=", ".join(chosen), source=duck.source([largest]))
+        answer = 2 * min(buckets, len(paths)) * int(self._connection.sql(sql).fetchall()[0][0])
+        most = rows * ROWS_AT_ONCE // (8 * answer) if answer > ROWS_AT_ONCE // 8 else rows
+        if most >= rows:
+            yield "", []
+            return
+        found = self._connection.sql(duck.query("rows_by_api", source=duck.source(paths))).fetchall()
+        group: list[object] = []
+        held = 0
+        for api, count in found:
+            if api is None:
+                yield " and api is null", []
+                continue
+            if group and held + count > most:
+                yield f" and api in ({', '.join('?' * len(group))})", group
+                group, held = [], 0
+            group.append(api)
+            held += count
+        if group:
+            yield f" and api in ({', '.join('?' * len(group))})", group
+
+    def _as_usage(self, sql: str, values: Sequence[object], chosen: Sequence[str]) -> list[pa.Table]:
+        """Rows of the query `usage` as USAGE, in no order."""
         schema = records.schema(records.USAGE)
         tables = []
         for batch in duck.batches(self._connection, sql, values):
@@ -171,7 +215,7 @@ class Ledger:
                 else:
                     columns.append(batch.column(f"sum_{field.name}"))
             tables.append(pa.Table.from_arrays(columns, schema=schema))
-        return meter.merge(tables)
+        return tables
 
     def _answer(self, kind: str, edges: Sequence[int], ask: Callable[[Sequence[Path]], T], nothing: T) -> T:
         """Ask the files that hold a period; where one can't be read, find it, leave it out, ask again."""

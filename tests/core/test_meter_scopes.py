@@ -4,7 +4,7 @@ import ipaddress
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apicost.core.scopes import Scopes
@@ -71,6 +71,7 @@ networks = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.lists(networks, max_size=4)), max_size=5), st.data())
 def test_classifying_is_asking_each_network_in_turn(rules, data):
     """The compiled tables say what a plain walk through the list says."""

@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apicost.core import records
@@ -16,6 +16,7 @@ def total(batch, name) -> int:
     return int(records.numbers(batch, name).astype(np.int64).sum())
 
 
+@settings(deadline=None)
 @given(exchange_batches)
 def test_sums_are_conserved(batch):
     """What goes in comes out: calls, bytes and packets of the usage are those of the exchanges."""
@@ -26,17 +27,17 @@ def test_sums_are_conserved(batch):
             assert total(usage, f"{leg}_{name}") == total(batch, f"{leg}_{name}")
 
 
+@settings(deadline=None)
 @given(exchange_batches)
 def test_each_wire_byte_has_one_confidence(batch):
     """exact + aligned + apportioned + unattributed = all wire bytes, row by row."""
     usage = meter(batch, SCOPES)
-    parts = sum(
-        records.numbers(usage, f"{name}_bytes") for name in ("exact", "aligned", "apportioned", "unattributed")
-    )
+    parts = sum(records.numbers(usage, f"{name}_bytes") for name in ("exact", "aligned", "apportioned", "unattributed"))
     wire = sum(records.numbers(usage, f"{leg}_{way}_wire_bytes") for leg in LEGS for way in ("in", "out"))
     assert (parts == wire).all()
 
 
+@settings(deadline=None)
 @given(exchange_batches, st.randoms(use_true_random=False))
 def test_order_does_not_matter(batch, random):
     """Shuffled input gives the same bytes."""
@@ -45,6 +46,7 @@ def test_order_does_not_matter(batch, random):
     assert same(meter(batch.take(order), SCOPES), meter(batch, SCOPES))
 
 
+@settings(deadline=None)
 @given(exchange_batches, st.lists(st.integers(0, 12), max_size=4))
 def test_splits_merge_to_the_whole(batch, cuts):
     """The usage of the parts adds up to the usage of the whole, byte for byte."""
@@ -53,6 +55,7 @@ def test_splits_merge_to_the_whole(batch, cuts):
     assert same(merge([meter(part, SCOPES) for part in parts]), meter(batch, SCOPES))
 
 
+@settings(deadline=None)
 @given(exchange_batches)
 def test_keys_are_unique_and_sorted(batch):
     """One row per key, null before text, text by code points."""
@@ -61,6 +64,7 @@ def test_keys_are_unique_and_sorted(batch):
     assert ordered == sorted(ordered) and len(set(keys)) == len(keys)
 
 
+@settings(deadline=None)
 @given(exchange_batches)
 def test_coarser_buckets_are_the_same_sums(batch):
     """Metering by the quarter hour and coarsening minutes to it are one and the same."""

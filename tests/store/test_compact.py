@@ -151,10 +151,10 @@ def test_what_retention_took_meanwhile_does_not_come_back(tmp_path, monkeypatch)
     write(tmp_path, [exchange()], [exchange()])
     honest = compaction.duck.write
 
-    def slow(*args):
+    def slow(*args, **options):
         with Lake.open(tmp_path, clock=lambda: LATER) as lake:
             lake.retire(exchange_days=0, minute_days=0, hour_days=0)
-        honest(*args)
+        honest(*args, **options)
 
     monkeypatch.setattr(compaction.duck, "write", slow)
     assert compact(tmp_path, now_unix_s=LATER).problems == []
