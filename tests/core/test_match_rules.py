@@ -104,6 +104,17 @@ def test_multi_segment_parameters_span_slashes_and_may_be_followed():
     assert found(matcher, "GET", "/repos/x") == "undocumented-path"
 
 
+def test_what_goes_on_behind_a_multi_segment_parameter_is_better():
+    """The longest literal tail wins, and the parameter is never empty."""
+    matcher = index("GET /b/{+x}", "GET /b/{+x}/raw", "GET /b/{+x}/a/raw", "POST /b/{+x}/raw")
+    assert found(matcher, "GET", "/b/1/a/raw") == "GET /b/{+x}/a/raw"
+    assert found(matcher, "GET", "/b/1/2/raw") == "GET /b/{+x}/raw"
+    assert found(matcher, "GET", "/b/raw") == "GET /b/{+x}"
+    assert found(matcher, "GET", "/b//raw") == "GET /b/{+x}"
+    assert matcher.find("POST", "", "/b/1/a/raw").flags == ("method-fallthrough",)
+    assert found(matcher, "GET", "/b/") == "undocumented-path"
+
+
 def test_base_paths_end_on_segment_boundaries():
     """/v1 does not hold /v10/orders."""
     matcher = Index([api("shop", ["GET /orders"], base="/v1")])
