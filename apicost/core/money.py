@@ -37,7 +37,8 @@ def product(values: Column, numerator: int, denominator: int) -> tuple[Column, C
     divisor = denominator // common
     factor, numerator = divmod(numerator // common, divisor)  # numerator is now smaller than divisor
     largest = _largest(values)
-    fits = largest * factor + largest * numerator // divisor <= INT64_MAX and denominator <= INT64_MAX
+    # A column of zeros fits with any factor, but the factor itself must be an int64 too.
+    fits = max(largest, 1) * factor + largest * numerator // divisor <= INT64_MAX and denominator <= INT64_MAX
     if not fits or values.dtype == object:
         whole, rest = _divmod(values.astype(object) * numerator, divisor)
         return whole + values.astype(object) * factor, rest * common

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apicost.catalog import prices
@@ -39,6 +39,7 @@ def test_no_float_touches_money(name):
     st.integers(0, 1 << 70),
     st.integers(1, 1 << 70),
 )
+@example([0], 1 << 64, 1)  # nothing, at a price beyond 64 bits
 @settings(deadline=None, max_examples=400)
 def test_products_are_exact(values, numerator, denominator):
     """values * numerator / denominator comes out whole and rest, exactly, at any size."""
