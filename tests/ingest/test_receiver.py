@@ -13,6 +13,8 @@ import pytest
 from aiohttp import web
 
 from apicost.ingest import receiver
+from apicost.ingest import writer as writing
+from apicost.ingest.lines import BatchRefused, Limits
 from apicost.ingest.receiver import Options, read_token
 from apicost.ingest.spool import Spool, SpoolError
 from apicost.problems import InputError
@@ -234,21 +236,17 @@ async def test_only_the_first_refusals_are_listed_and_all_are_counted(client):
     assert client.counts["lines_refused_columns"] == 500
 
 
-@with_server()
-async def test_log_lines_cannot_be_forged(client):
+def test_log_lines_cannot_be_forged(tmp_path, monkeypatch, caplog):
     """What a gateway sends reaches the log escaped, on one line."""
-    seen = []
-    handler = logging.Handler()
-    handler.emit = lambda record: seen.append(record.getMessage())
-    logger = logging.getLogger("apicost.receiver")
-    logger.addHandler(handler)
-    try:
-        head = sample.header(node="x\nCRITICAL all is lost")
-        await client.post(json.dumps(head).encode() + b"\n")
-        await client.post(b'{"apicost": 1, "node": "\\u2028\xe2\x80\xa8"}\n')
-    finally:
-        logger.removeHandler(handler)
-    assert seen and all(text.isascii() and text.isprintable() for text in seen)
+
+    def refuse(*_):
+        raise BatchRefused(400, "header", "x\nCRITICAL all is lost\u2028\x1b[2J")
+
+    monkeypatch.setattr(writing, "parse_batch", refuse)
+    with contextlib.closing(Spool.open(tmp_path)) as spool, caplog.at_level(logging.WARNING):
+        assert writing.Writer(spool, Limits()).take([b"x"])[0].status == 400
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages and all(text.isascii() and text.isprintable() for text in messages)
 
 
 def test_batches_submitted_while_stopping_are_finished_or_refused(tmp_path):

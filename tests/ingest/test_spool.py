@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from apicost import durable
 from apicost.core import records
 from apicost.core.clock import Clock
 from apicost.ingest import segment_files
@@ -109,6 +110,21 @@ def test_flows_and_losses_come_back(spool):
         {"minute_unix_s": NOW // MINUTE * 60, "node": "gw-1", "metric": "ring_lost", "value": 5}
     ]
     assert refs[0].clock == CLOCK
+
+
+def test_data_is_on_disk_before_the_register_says_so(spool, monkeypatch):
+    """A new segment: its bytes, its name, then the transaction. An open one: its bytes, then the transaction."""
+    order = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: order.append("bytes"))
+    monkeypatch.setattr(durable, "sync_folder", lambda folder: order.append("name"))
+    commit = Register.commit
+    monkeypatch.setattr(Register, "commit", lambda self, **c: (order.append("register"), commit(self, **c)))
+    spool.add_lines([batch(first=1)])
+    spool.add_lines([batch(first=4)])
+    spool.add_flows(flows(1), clock=CLOCK)
+    assert order == ["bytes", "name", "register", "bytes", "register", "bytes", "name", "register"]
+    assert spool._register._db.execute("pragma synchronous").fetchone() == (2,), "FULL"
+    assert spool._register._db.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
 def test_a_repeated_batch_counts_once(spool, time):
