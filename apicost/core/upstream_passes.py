@@ -18,6 +18,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 
 from apicost.core.upstream_columns import I64, IN_PAYLOAD, OUT_PAYLOAD, U64, Bool, Columns, hash_of
-from apicost.core.upstream_match import CLOCK_SLACK_NS, Owners, Pairs, Rows, Waiting, in_order, match_equal
+from apicost.core.upstream_match import CLOCK_SLACK_NS, SOON_NS, Owners, Pairs, Rows, Waiting, in_order, match_equal
 from apicost.core.upstream_turns import Turns, run_starts
 
 Batch = TypeVar("Batch", bound=Columns)
@@ -40,6 +41,8 @@ STATUS_SWITCHED = 101  # from here on nginx counts no requests: RFC 9110 section
 # (RFC 7905): 5 + 16.
 RECORD_BYTES = (22, 29, 21)
 RECORD_PAYLOAD_BYTES = 16_384  # RFC 8446 section 5.1
+MORE_RECORDS = 3  # beyond the fewest: a head apart from its body, a session ticket's remainder
+SMALL_RECORD_BYTES = 1_024  # a response may come in pieces this small, on average
 # A client's handshake: ClientHello, ChangeCipherSpec, Finished, perhaps a certificate; a server's the same and tickets.
 HELLO_OUT_BYTES = (150, 20_000)
 HELLO_IN_BYTES = (90, 40_000)
@@ -78,14 +81,14 @@ def match(turns: Turns, usable: Rows, attempts: Waiting, ready: Rows, owners: Ow
     run(match_equal, False)
     run(_equal_late, False)
     run(_runs, False)
-    for record_bytes in RECORD_BYTES:
-        for more in range(3):
-            run(lambda t, a, o, r=record_bytes, m=more: _tls(t, a, o, r, m), True)  # type: ignore[misc]
-    run(_first_use, True)
+    for limits in (SOON_NS[:-1], SOON_NS[-1:]):
+        for record_bytes in RECORD_BYTES:
+            run(functools.partial(_tls, record_bytes=record_bytes, limits=limits), True)
+        run(_first_use, True)
     run(_closed, False)
     run(_closed, True)
     run(_near, False)
-    return Pairs.concat(found)
+    return _handshakes(turns, attempts, usable, Pairs.concat(found))
 
 
 def _rows(batch: Batch, rows: Rows) -> Batch:
@@ -121,35 +124,112 @@ def _near(turns: Turns, attempts: Waiting, owners: Owners) -> Pairs:
     return pairs.take(enough).replace(proved=np.zeros(int(enough.sum()), np.bool_))
 
 
-def _tls(turns: Turns, attempts: Waiting, owners: Owners, record_bytes: int, more: int) -> Pairs:
+def _tls(turns: Turns, attempts: Waiting, owners: Owners, record_bytes: int, limits: tuple[int | None, ...]) -> Pairs:
     """One turn whose payload is the attempt's and so many whole record overheads, both ways.
 
-    more: records towards the backend beyond the fewest that could carry what was sent.
+    Sizes alone leave more choice here than over plain TCP, so that the soonest turn goes first, and a second round
+    keeps to the workers that the first one showed the flows to belong to.
     """
-    records = np.maximum(-(-attempts.sent_bytes // RECORD_PAYLOAD_BYTES), 1) + more
-    pairs = in_order(
-        hash_of(
-            turns.counts[:, OUT_PAYLOAD],
-            turns.counts[:, IN_PAYLOAD] % record_bytes,
-            turns.peer_port,
-            turns.peer_lo,
-            turns.peer_hi,
-        ),
-        turns,
-        hash_of(
-            attempts.sent_bytes + records * record_bytes,
-            attempts.received_bytes % record_bytes,
-            attempts.port,
-            attempts.addr_lo,
-            attempts.addr_hi,
-        ),
-        attempts,
-        owners,
+    fewest_out = np.maximum(-(-attempts.sent_bytes // RECORD_PAYLOAD_BYTES), 1)
+    fewest_in = -(-attempts.received_bytes // RECORD_PAYLOAD_BYTES)
+    # A response may be flushed in small pieces, each a record; a request is written at once.
+    most_in = fewest_in + MORE_RECORDS + attempts.received_bytes // SMALL_RECORD_BYTES
+    window = _windows(turns, attempts)
+
+    def fits(rows: Rows, tries: Rows) -> Bool:
+        more_out = turns.counts[rows, OUT_PAYLOAD] - attempts.sent_bytes[tries]
+        more_in = turns.counts[rows, IN_PAYLOAD] - attempts.received_bytes[tries]
+        records_out, records_in = more_out // record_bytes, more_in // record_bytes
+        good = (more_out == records_out * record_bytes) & (more_in == records_in * record_bytes)
+        good &= (records_out >= fewest_out[tries]) & (records_out <= fewest_out[tries] + MORE_RECORDS)
+        good &= (records_in >= fewest_in[tries]) & (records_in <= most_in[tries])
+        return good & (turns.end_mono_ns[rows] <= attempts.log_mono_ns[tries] + CLOCK_SLACK_NS)
+
+    first = _soonest(turns, attempts, window, fits, limits)
+    owner = owners.with_votes(turns.flow[first[0]], attempts.worker_pid[first[1]]).of(turns.flow)
+
+    def fits_owner(rows: Rows, tries: Rows) -> Bool:
+        same = (owner[rows] < 0) | (owner[rows] == attempts.worker_pid[tries])
+        return same & fits(rows, tries)
+
+    turn, attempt = _soonest(turns, attempts, window, fits_owner, limits)
+    return Pairs(
+        turn=turn,
+        attempt=attempt,
+        sure=np.zeros(len(turn), np.bool_),
+        proved=np.zeros(len(turn), np.bool_),
     )
-    received = attempts.received_bytes[pairs.attempt]
-    fewest = received + record_bytes * -(-received // RECORD_PAYLOAD_BYTES)
-    pairs = pairs.take(turns.counts[pairs.turn, IN_PAYLOAD] >= fewest)
-    return pairs.replace(proved=np.zeros(len(pairs), np.bool_))
+
+
+def _soonest(
+    turns: Turns,
+    attempts: Waiting,
+    window: _Window,
+    fits: Callable[[Rows, Rows], Bool],
+    limits: tuple[int | None, ...],
+) -> tuple[Rows, Rows]:
+    """Each attempt, earliest window first, takes the soonest turn of its window that fits and is free.
+
+    limits: how soon after the window's begin the turn must begin, in ns, one round for each.
+    """
+    size = len(turns)
+    taken = np.zeros(size, np.bool_)
+    left = window.attempts
+    found: list[tuple[Rows, Rows]] = []
+    for limit in limits:
+        waiting = np.zeros(len(attempts), np.bool_)
+        waiting[left] = True
+        tries = left
+        for further in range(MOST_STARTS):
+            tries = tries[waiting[tries] & (window.low[tries] + further < window.high[tries])]
+            if not len(tries):
+                break
+            rows = window.order[window.low[tries] + further]
+            if limit is not None:
+                near = turns.begin_mono_ns[rows] <= attempts.low_mono_ns[tries] + limit
+                rows, tries = rows[near], tries[near]
+            chosen = np.flatnonzero(~taken[rows] & fits(rows, tries))
+            # Attempts are in order of their windows' begin, and the first of those that want a turn gets it.
+            winner = np.full(size, -1, np.int64)
+            winner[rows[chosen][::-1]] = chosen[::-1]
+            chosen = chosen[winner[rows[chosen]] == chosen]
+            taken[rows[chosen]] = True
+            waiting[tries[chosen]] = False
+            found.append((rows[chosen], tries[chosen]))
+        left = left[waiting[left]]
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
+
+
+def _handshakes(turns: Turns, attempts: Waiting, usable: Rows, pairs: Pairs) -> Pairs:
+    """Give a TLS handshake that was a turn of its own to the attempt that used its connection first."""
+    secure = np.flatnonzero(attempts.tls[pairs.attempt])
+    if not len(secure):
+        return pairs
+    free = np.zeros(len(turns), np.bool_)
+    free[usable] = True
+    free[pairs.turn] = False
+    before = np.append(0, np.cumsum(free))
+    stretch = _stretches(turns)
+    head = np.flatnonzero(run_starts(stretch))[stretch[pairs.turn[secure]]]
+    turn, attempt = pairs.turn[secure], pairs.attempt[secure]
+    good = (head < turn) & turns.first[head] & (before[turn] - before[head] == turn - head)
+    good &= turns.begin_mono_ns[head] >= attempts.low_mono_ns[attempt] - CLOCK_SLACK_NS
+    added = [
+        (np.arange(begin, end), np.full(end - begin, who))
+        for begin, end, who in zip(head[good].tolist(), turn[good].tolist(), attempt[good].tolist(), strict=True)
+    ]
+    if not added:
+        return pairs
+    rows = np.concatenate([each[0] for each in added])
+    more = Pairs(
+        turn=rows,
+        attempt=np.concatenate([each[1] for each in added]),
+        sure=np.zeros(len(rows), np.bool_),
+        proved=np.zeros(len(rows), np.bool_),
+    )
+    return Pairs.concat([pairs, more])
 
 
 def _runs(turns: Turns, attempts: Waiting, owners: Owners) -> Pairs:
@@ -242,6 +322,36 @@ def _stretched(
 
     reach: for turn rows and attempt rows, the run's last row, and whether the run may be the attempt's.
     """
+    window = _windows(turns, attempts)
+    low, high, order, tries = window.low, window.high, window.order, window.attempts
+    found: list[tuple[Rows, Rows, Rows]] = []
+    for further in range(MOST_STARTS):
+        tries = tries[low[tries] + further < high[tries]]
+        if not len(tries):
+            break
+        rows = order[low[tries] + further]
+        last, good = reach(rows, tries)
+        if good.any():
+            found.append((tries[good], rows[good], last[good]))
+            tries = tries[~good]
+    return _disjoint(turns, attempts, found, proved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """Which turns each attempt may try: order[low[i]:high[i]] for attempt i, soonest first.
+
+    attempts: those that have any, in order of their windows' begin.
+    """
+
+    order: Rows
+    low: Rows
+    high: Rows
+    attempts: Rows
+
+
+def _windows(turns: Turns, attempts: Waiting) -> _Window:
+    """The turns of each attempt's backend that begin between its access phase and its log phase."""
     turn_at, attempt_at = _by_backend(turns, attempts)
     order = np.lexsort((turns.begin_mono_ns, turn_at))
     # One number for (backend, time): backends are few, so that nanoseconds have room.
@@ -255,18 +365,8 @@ def _stretched(
     places = place(turn_at, turns.begin_mono_ns)[order]
     low = np.searchsorted(places, place(attempt_at, attempts.low_mono_ns - CLOCK_SLACK_NS), "left")
     high = np.searchsorted(places, place(attempt_at, attempts.log_mono_ns + LATE_NS), "right")
-    tries = np.flatnonzero((attempt_at >= 0) & (high > low))
-    found: list[tuple[Rows, Rows, Rows]] = []
-    for further in range(MOST_STARTS):
-        tries = tries[low[tries] + further < high[tries]]
-        if not len(tries):
-            break
-        rows = order[low[tries] + further]
-        last, good = reach(rows, tries)
-        if good.any():
-            found.append((tries[good], rows[good], last[good]))
-            tries = tries[~good]
-    return _disjoint(turns, attempts, found, proved)
+    by_begin = np.argsort(attempts.low_mono_ns, kind="stable")
+    return _Window(order=order, low=low, high=high, attempts=by_begin[((attempt_at >= 0) & (high > low))[by_begin]])
 
 
 def _disjoint(turns: Turns, attempts: Waiting, found: list[tuple[Rows, Rows, Rows]], proved: bool) -> Pairs:
