@@ -1,21 +1,24 @@
 """How many requests get exactly the bytes that their client counted, on recorded runs with the truth beside them.
 
-    python bench/join_accuracy.py [--data DIR] [--case NAME ...]
+    python bench/join_accuracy.py [--data DIR] [--case NAME ...] [--blind] [--lose-lines P] [--lose-turns P]
 
 DIR holds one folder for each recorded case (default: the excerpt in tests/data/join). Prints one JSON object. For
 HTTP/1.x a request is right when its payload, both ways, is what the client's socket counted; for HTTP/2 the
-error is the sum of the differences to the frames' bytes over their sum.
+error is the sum of the differences to the frames' bytes over their sum. --blind takes the TLS layer's counters out of
+the lines; --lose-lines and --lose-turns drop this share of the lines and of the turns' snapshots.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -23,7 +26,7 @@ from join_recorded import EXCERPT, Recorded, cases, load
 
 from apicost.core import records
 from apicost.core.correlate import Carry, Settings, Step, correlate
-from apicost.core.records import Confidence, RowKind
+from apicost.core.records import Confidence, RowKind, SnapshotKind
 
 SETTINGS = Settings(gateway_ports=(19080, 19443))
 COUNTERS = records.schema(records.PART).names[4:]
@@ -35,6 +38,18 @@ def whole(case: Recorded) -> Step:
     return correlate(
         Carry.empty(), case.flows, case.lines, clock=case.clock, now_mono_ns=0, settings=SETTINGS, final=True
     )
+
+
+def worsened(case: Recorded, *, blind: bool, lose_lines: float, lose_turns: float) -> Recorded:
+    """The case with less to go by."""
+    lines, random = case.lines, np.random.default_rng(1)
+    for name in ("tls_read_bytes", "tls_written_bytes") if blind else ():
+        place = lines.schema.get_field_index(name)
+        lines = lines.set_column(place, lines.schema.field(place), pa.array(np.full(len(lines), -1), pa.int64()))
+    kept = random.random(len(lines)) >= lose_lines
+    turn = case.flows.column("kind").to_numpy() == SnapshotKind.TURN
+    seen = ~turn | (random.random(len(turn)) >= lose_turns)
+    return dataclasses.replace(case, lines=lines.filter(pa.array(kept)), flows=case.flows.filter(pa.array(seen)))
 
 
 def not_conserved(case: Recorded, step: Step) -> int:
@@ -91,9 +106,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=EXCERPT)
     parser.add_argument("--case", action="append")
+    parser.add_argument("--blind", action="store_true")
+    parser.add_argument("--lose-lines", type=float, default=0.0, metavar="P")
+    parser.add_argument("--lose-turns", type=float, default=0.0, metavar="P")
     options = parser.parse_args()
+    less = {"blind": options.blind, "lose_lines": options.lose_lines, "lose_turns": options.lose_turns}
     names = options.case or cases(options.data)
-    print(json.dumps({name: measure(load(options.data / name)) for name in names}, indent=1))
+    print(json.dumps({name: measure(worsened(load(options.data / name), **less)) for name in names}, indent=1))
     return 0
 
 
