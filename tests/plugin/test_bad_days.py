@@ -209,6 +209,23 @@ def test_a_graceful_stop_with_the_receiver_away_spools(make_gateway):
     assert file.read_bytes() in gateway.sink.bodies(None)
 
 
+def test_an_old_worker_spools_before_its_last_connection_ends(make_gateway):
+    """Reload with the receiver away and a stream open: the old worker's lines are on disk at once, not at its end."""
+    gateway = make_gateway(flush_interval=5)
+    gateway.sink.answer = 503
+    calls(gateway, 5)
+    (old,) = gateway.worker_pids()
+    stream = traffic.Connection(("127.0.0.1", gateway.http_port))
+    stream.send(b"GET /stream?events=40&interval_ms=100 HTTP/1.1\r\nHost: media.example\r\n\r\n")
+    stream.read()
+    gateway.reload()
+    until(lambda: spooled(gateway), timeout_s=3)
+    assert old in gateway.worker_pids()
+    ((_, lines),) = read_batches([file.read_bytes() for file in spooled(gateway)]).values()
+    assert numbers(lines) == [1, 2, 3, 4, 5]
+    stream.close()
+
+
 def test_terminating_spools_what_is_pending(make_gateway):
     """TERM with lines not yet sent: no timer runs any more, a file is written."""
     gateway = make_gateway(flush_interval=30, batch_max_lines=10)
