@@ -45,7 +45,10 @@ http {{
     keepalive_requests 100000000;
     client_body_temp_path {prefix}/b; proxy_temp_path {prefix}/p; fastcgi_temp_path {prefix}/f;
     uwsgi_temp_path {prefix}/u; scgi_temp_path {prefix}/s;
-    server {{ listen 127.0.0.1:{port}; location / {{ default_type application/json; return 200 "{{\\"id\\":4711}}"; }} }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ default_type application/json; return 200 "{{\\"id\\":4711}}"; }}
+    }}
 }}
 """
 
