@@ -425,5 +425,8 @@ def test_super_packets_are_counted_as_the_wire_segments_them(folder, tools):
         (flow,) = flows(probe.read(final=True).to_pylist())
     for way, payload in (("in", up), ("out", down)):
         assert flow[f"{way}_payload_bytes"] == payload
-        assert flow[f"{way}_wire_bytes"] == payload + 52 * flow[f"{way}_packets"] + 8
-        assert flow[f"{way}_packets"] >= np.ceil(payload / 1_448)
+        packets = flow[f"{way}_packets"]
+        assert packets >= np.ceil(payload / 1_448)
+        headers = flow[f"{way}_wire_bytes"] - payload - flow[f"{way}_resent_bytes"]
+        # On a busy machine the pair may drop or reorder some; acknowledgements then carry up to 28 B of SACK.
+        assert 52 * packets + 8 <= headers <= 80 * packets + 8

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -122,13 +123,11 @@ def test_nothing_stays_attached_after_a_kill(folder):
 
 def test_close_detaches(folder):
     """An orderly end leaves nothing behind either, and no descriptor."""
+    gc.collect()  # memory maps of a ring keep a descriptor each until they are collected
     before = len(os.listdir("/proc/self/fd"))
     with Probe.open(Options(cgroup=folder)):
         assert len(attached(folder)) == 3
     assert lab.until(lambda: not attached(folder))
-    # Two memory maps of the ring keep a descriptor each until they are collected.
-    import gc
-
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
 
