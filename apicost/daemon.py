@@ -93,6 +93,8 @@ class Daemon:
         self.pipeline = run.Pipeline(
             self.ledger, run.correlate_settings(config), node=config.node, privacy=config.privacy.client_addresses
         )
+        self._step()  # what was acknowledged before the last stop
+        self.pipeline.end_session(self.knowledge, clock_now())
         self.session = self._next_session()
         self.probe: probing.Probe | None = None
         self._first_probe_try = threading.Event()

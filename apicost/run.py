@@ -9,6 +9,7 @@ transaction that adds what came of them. The daemon and `apicost replay` run the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from apicost.problems import Problem
 from apicost.store import lake
 
 NANOSECONDS = 1_000_000_000
+FOREVER_NS = 1 << 60  # 36 years
 
 
 @dataclass(slots=True)
@@ -102,6 +104,15 @@ class Pipeline:
         self.carry = step.carry
         return _counts(named, step.counts)
 
+    def end_session(self, knowledge: Knowledge, clock: Clock) -> None:
+        """Give out what an earlier run left open: nobody counts its flows any further.
+
+        Their sockets may live on, but under a new probe their counters begin again: they are other flows.
+        """
+        nothing = [records.empty(columns) for columns in (records.FLOW, records.LINE, records.COMPLETENESS)]
+        self.step(knowledge, *nothing, inputs=[], clock=clock, now_mono_ns=clock.mono_ns, final=True)
+        self.carry = self.carry.without_flows()
+
 
 def _counts(named: pa.Table, counts: Mapping[str, int]) -> StepCounts:
     """Calls by API; the empty name is what no API claims."""
@@ -138,9 +149,11 @@ def replay(folder: Path, ledger_folder: Path, config: Config, *, steps: int = 1)
     with contextlib.closing(lake.Lake.open(ledger_folder)) as ledger:
         if ledger.consumed([f"replay-{recorded.identity}-last"]):
             return total
-        pipeline = Pipeline(
-            ledger, correlate_settings(config), node=config.node, privacy=config.privacy.client_addresses
-        )
+        # Nothing is late in a recording: with waits without end the outcome is the same however it is cut.
+        names = ("line_wait_ns", "flow_wait_ns", "idle_wait_ns", "stream_wait_ns", "grace_ns")
+        waits = dict.fromkeys(names, FOREVER_NS)
+        settings = dataclasses.replace(correlate_settings(config), **waits)
+        pipeline = Pipeline(ledger, settings, node=config.node, privacy=config.privacy.client_addresses)
         for number, (flows, lines, now_mono_ns) in enumerate(recorded.cut(steps)):
             last = number == steps - 1
             outcome = pipeline.step(

@@ -23,6 +23,10 @@ from apicost.ingest import cgroups, probe
 
 READY_S = 60.0
 SETTLE_S = 30.0
+GATEWAY_NAMES = {
+    "Gateway": "nginx with the Lua module and the small host for APISIX plugins",
+    "ApisixGateway": "Apache APISIX in standalone mode",
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,7 +163,8 @@ def run(folder: Path, *, rounds: int = 6, use_probe: bool = True, record: bool =
             "node": "demo",
             "spool_dir": str(folder / "exit-spool"),
         }
-        served = gateway.Gateway(folder / "gateway", gateway.resources(upstreams, metadata), cgroup=cgroup)
+        kind = gateway.best_gateway()
+        served = kind(folder / "gateway", gateway.resources(upstreams, metadata), cgroup=cgroup)
         with served:
             sent = traffic.mixed(
                 ("127.0.0.1", served.http_port), ("127.0.0.1", served.https_port), gateway.CONSUMERS, rounds=rounds
@@ -168,4 +173,4 @@ def run(folder: Path, *, rounds: int = 6, use_probe: bool = True, record: bool =
         code = sidecar.stop()
         if code:
             raise RuntimeError(f"the sidecar ended with exit code {code}")
-        return Run(config=config, sent=sent, probe=str(sidecar.ready["probe"]), gateway="nginx", metrics=metrics)
+        return Run(config=config, sent=sent, probe=str(sidecar.ready["probe"]), gateway=GATEWAY_NAMES[kind.__name__], metrics=metrics)

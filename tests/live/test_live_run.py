@@ -33,9 +33,7 @@ def exchanges(run):
     knowledge = wiring.load_knowledge(settings.apis, settings.prices)
     with lake.Lake.open(settings.ledger_dir) as ledger:
         pipeline = wiring.Pipeline(ledger, wiring.correlate_settings(settings), node=settings.node)
-        nothing = [records.empty(columns) for columns in (records.FLOW, records.LINE, records.COMPLETENESS)]
-        clock = Clock(mono_ns=time.monotonic_ns(), unix_ns=time.time_ns())
-        pipeline.step(knowledge, *nothing, inputs=[], clock=clock, now_mono_ns=clock.mono_ns, final=True)
+        pipeline.end_session(knowledge, Clock(mono_ns=time.monotonic_ns(), unix_ns=time.time_ns()))
     files = glob.glob(str(run.config.parent / "state/ledger/**/exchanges-*.parquet"), recursive=True)
     return pa.concat_tables([pq.read_table(file, partitioning=None) for file in files]).unify_dictionaries()
 
