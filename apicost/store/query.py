@@ -37,9 +37,8 @@ from apicost.store.segments import Damage
 __all__ = ["DAY_S", "KEYS", "Ledger", "LedgerError"]
 
 T = TypeVar("T")
-# Fewer rows than this are grouped in one go; an eighth of it is the most rows of an answer in one go: 700 B of
-# DuckDB's memory for each, 88 MB.
-ROWS_AT_ONCE = 1_000_000
+# So many rows of an answer are grouped in one go: about 700 B of DuckDB's memory for each.
+ANSWER_AT_ONCE = 60_000
 NS_PER_S = 1_000_000_000
 # What usage can be grouped by; the time is given by the edges.
 KEYS = meter.TEXT_KEYS
@@ -173,15 +172,15 @@ class Ledger:
         """
         sizes = {self.folder / segment.name: segment.row_count for segment in self._listing}
         rows = sum(sizes[path] for path in paths)
-        if rows <= ROWS_AT_ONCE or "api" not in chosen or "api" in where:
+        if rows <= ANSWER_AT_ONCE or "api" not in chosen or "api" in where:
             yield "", []
             return
-        # What one file has of distinct keys, times the buckets, tells how many rows the answer may have;
-        # other files bring some keys of their own.
+        # What one file has of distinct keys tells how many rows the answer may have: as many for each bucket
+        # where days are buckets, some more where other days bring keys of their own into one.
         largest = max(paths, key=sizes.__getitem__)
         sql = duck.query("distinct", keys=", ".join(chosen), source=duck.source([largest]))
-        answer = 2 * min(buckets, len(paths)) * int(self._connection.sql(sql).fetchall()[0][0])
-        most = rows * ROWS_AT_ONCE // (8 * answer) if answer > ROWS_AT_ONCE // 8 else rows
+        answer = max(2, min(buckets, len(paths))) * int(self._connection.sql(sql).fetchall()[0][0])
+        most = rows * ANSWER_AT_ONCE // max(answer, 1)
         if most >= rows:
             yield "", []
             return
