@@ -218,6 +218,7 @@ class _Walk:
 
     def __init__(self, path: Path, raw: bytes, data: Any, *, whole: bool) -> None:
         self.path = path
+        self.resolved = path.resolve()
         self.raw = raw
         self.data = data
         self.whole = whole
@@ -331,7 +332,7 @@ class _Walk:
 
     def _resolved(self, item: Any, where: tuple[str | int, ...]) -> Mapping[str, Any] | None:
         """A path item with what it refers to; its own fields win. None where that can't be used."""
-        source = self.path.resolve()
+        source = self.resolved
         chain: list[Mapping[str, Any]] = []
         seen = set()
         effect = "its operations are not read: their requests are undocumented-path"
@@ -361,7 +362,7 @@ class _Walk:
         """Parameters by name: whether x-multi-segment is set on them."""
         found = {}
         for parameter in parameters if isinstance(parameters, list) else ():
-            source = self.path.resolve()
+            source = self.resolved
             for _ in range(8):  # a parameter behind more references than this has no say here
                 if not isinstance(parameter, Mapping) or "$ref" not in parameter:
                     break

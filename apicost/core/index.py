@@ -236,6 +236,7 @@ class Index:
         self.apis = tuple(apis)
         ranked = _rank(apis)
         self._default = _Scope(apis, ranked, bound=False)
+        self._views = self._default.views
         self._by_route = _bindings(apis, ranked, "route_ids")
         self._by_service = _bindings(apis, ranked, "service_ids")
         self.has_bindings = bool(self._by_route or self._by_service)
@@ -264,11 +265,15 @@ class Index:
         query_names: names of query parameters, comma-separated, for when the path has no query with it. Values
             are unknown then: an answer that depends on one is flagged ambiguous-operation.
         """
-        scope = self._scope(route_id, service_id) if self.has_bindings else self._default
-        view = scope.views.get(host) or scope.resolve(host)
-        _, node, upstream, _ = view
+        if self.has_bindings:
+            scope = self._scope(route_id, service_id)
+            view = scope.views.get(host) or scope.resolve(host)
+        else:
+            scope = self._default
+            view = self._views.get(host) or scope.resolve(host)
+        node = view.start
         if node is not None:
-            raw = upstream_path if upstream and upstream_path else path
+            raw = upstream_path if upstream_path and view.upstream else path
             # What must be decoded or repaired takes the long way.
             if "%" not in raw and "/." not in raw and "?" not in raw and "#" not in raw:
                 rest = iter(raw.split("/"))
@@ -281,9 +286,9 @@ class Index:
                         node = trie.by_tail(node, [segment, *rest]) if SURE_TAILS in node else None
                         break
                 if node is not None and ANSWERS in node:
-                    match: Match | None = node[ANSWERS].get(method)
-                    if match is not None:
-                        return match
+                    answers: dict[str, Match] = node[ANSWERS]
+                    if method in answers:
+                        return answers[method]
         return self._search(scope, view, method, path, upstream_path, query_names)
 
     def find_batch(

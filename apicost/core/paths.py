@@ -181,6 +181,8 @@ def _segment(part: str, names: Sequence[str], multi_segment: Collection[str], fa
 
 def _cut_suffixes(text: str) -> tuple[str, str]:
     """Path and query of a template key: "#x" makes a variant of the same path, "?k=v" a discriminator."""
+    if "?" not in text and "#" not in text:
+        return text, ""
     depth = 0
     cut = query_at = len(text)
     for position, character in enumerate(text):
