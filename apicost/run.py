@@ -150,9 +150,14 @@ def replay(folder: Path, ledger_folder: Path, config: Config, *, steps: int = 1)
         if ledger.consumed([f"replay-{recorded.identity}-last"]):
             return total
         # Nothing is late in a recording: with waits without end the outcome is the same however it is cut.
-        names = ("line_wait_ns", "flow_wait_ns", "idle_wait_ns", "stream_wait_ns", "grace_ns")
-        waits = dict.fromkeys(names, FOREVER_NS)
-        settings = dataclasses.replace(correlate_settings(config), **waits)
+        settings = dataclasses.replace(
+            correlate_settings(config),
+            line_wait_ns=FOREVER_NS,
+            flow_wait_ns=FOREVER_NS,
+            idle_wait_ns=FOREVER_NS,
+            stream_wait_ns=FOREVER_NS,
+            grace_ns=FOREVER_NS,
+        )
         pipeline = Pipeline(ledger, settings, node=config.node, privacy=config.privacy.client_addresses)
         for number, (flows, lines, now_mono_ns) in enumerate(recorded.cut(steps)):
             last = number == steps - 1

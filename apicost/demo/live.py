@@ -173,4 +173,5 @@ def run(folder: Path, *, rounds: int = 6, use_probe: bool = True, record: bool =
         code = sidecar.stop()
         if code:
             raise RuntimeError(f"the sidecar ended with exit code {code}")
-        return Run(config=config, sent=sent, probe=str(sidecar.ready["probe"]), gateway=GATEWAY_NAMES[kind.__name__], metrics=metrics)
+        name = GATEWAY_NAMES[kind.__name__]
+        return Run(config=config, sent=sent, probe=str(sidecar.ready["probe"]), gateway=name, metrics=metrics)
