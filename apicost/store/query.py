@@ -51,10 +51,11 @@ class Ledger:
     damaged: segments left out of the answers so far, each with what is missing for it; reports print it.
     """
 
-    def __init__(self, folder: Path, listing: Sequence[Segment], connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, folder: Path, listing: Sequence[Segment], memory_mb: int, threads: int) -> None:
         self.folder = folder
         self._listing = listing
-        self._connection = connection
+        self._limits = (memory_mb, threads)
+        self._connection: duckdb.DuckDBPyConnection  # while a question is asked
         self._bad: dict[str, Damage] = {}  # found so far, by name
         self._missing: dict[str, Damage] = {}
         self._lease = contextlib.ExitStack()
@@ -71,7 +72,7 @@ class Ledger:
                 # Held until `close`: the files of this listing stay, whatever is compacted meanwhile.
                 stack.enter_context(lock(folder / READERS_LOCK, shared=True, wait=True))
                 listing = catalogue.segments()
-            ledger = cls(folder, listing, stack.enter_context(duck.session(memory_mb=memory_mb, threads=threads)))
+            ledger = cls(folder, listing, memory_mb, threads)
             ledger._lease = stack.pop_all()
             return ledger
 
@@ -113,7 +114,7 @@ class Ledger:
 
         bucket = _bucket_sql(edges)
 
-        def ask(paths: Sequence[Path]) -> pa.Table:
+        def ask(paths: Sequence[Path]) -> list[pa.Table]:
             tables: list[pa.Table] = []
             for condition, values in self._passes(paths, chosen, len(edges) - 1, where or {}):
                 sql = duck.query(
@@ -127,10 +128,14 @@ class Ledger:
                     filter=conditions[0] + condition,
                     groups=", ".join([bucket, *chosen]),
                 )
-                tables += self._as_usage(sql, [*conditions[1], *values], chosen)
-            return meter.merge(tables)
+                # Merged pass by pass: DuckDB's batches hold on to their memory, text included, while any of
+                # their columns lives.
+                tables.append(meter.merge(self._as_usage(sql, [*conditions[1], *values], chosen)))
+            return tables
 
-        return self._answer("usage", edges, ask, records.empty(records.USAGE))
+        nothing: list[pa.Table] = []
+        tables = self._answer("usage", edges, ask, nothing)
+        return tables[0] if len(tables) == 1 else meter.merge(tables)
 
     def completeness(self, start_unix_s: int, end_unix_s: int) -> dict[str, int]:
         """How complete the data of a period is: the sum of each metric of `records.COMPLETENESS`."""
@@ -223,7 +228,9 @@ class Ledger:
             if not chosen:
                 return nothing
             try:
-                return ask([self.folder / segment.name for segment in chosen])
+                # A session for each question: what it holds is free again when its answer is put together.
+                with duck.session(memory_mb=self._limits[0], threads=self._limits[1]) as self._connection:
+                    return ask([self.folder / segment.name for segment in chosen])
             except duck.Error:
                 found = [d for s in chosen if (d := segments.damage(self.folder, s, whole=True))]
                 if not found:

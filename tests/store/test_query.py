@@ -195,7 +195,7 @@ def test_a_reader_needs_no_right_to_write():
         pytest.skip("needs root, to become another user")
     # Everything is imported before the change of user: who else may read this installation is not the question.
     code = (
-        "import os, sys, pyarrow.compute\n"
+        "import os, sys, pyarrow.compute, pandas\n"  # PyArrow imports pandas when it sees the first list
         "from apicost.store.query import Ledger\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "with Ledger.open(sys.argv[1]) as ledger:\n"
