@@ -40,6 +40,8 @@ def session(*, memory_mb: int = MEMORY_MB, threads: int = THREADS) -> Iterator[d
                 "autoload_known_extensions": "false",
             },
         )
+        # It would appear between the lines of whoever asks.
+        connection.execute("set enable_progress_bar = false")
         try:
             yield connection
         finally:
