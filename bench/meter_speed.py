@@ -28,9 +28,7 @@ def main():
     figures = {}
     for rows in (10_000, 500_000):
         batch = many(rows)
-        figures[f"meter_rows_per_cpu_s_batches_of_{rows}"] = round(
-            rows / best_cpu_s(lambda b=batch: meter(b, SCOPES))
-        )
+        figures[f"meter_rows_per_cpu_s_batches_of_{rows}"] = round(rows / best_cpu_s(lambda b=batch: meter(b, SCOPES)))
     usage = meter(batch, SCOPES)
     figures["usage_rows_of_the_large_batch"] = usage.num_rows
     figures["merge_rows_per_cpu_s"] = round(2 * usage.num_rows / best_cpu_s(lambda: merge([usage, usage])))
