@@ -26,6 +26,7 @@ from apicost.core.downstream_state import (
     LooseParts,
     Turns,
     merged,
+    past_given_turns,
     place_in_run,
     snapshots,
     unbroken,
@@ -200,6 +201,8 @@ def _kept(work: Work, quiet_ns: I64, settings: Settings, final: bool) -> Downstr
     forget = flows.closed & empty & (final | (quiet_ns >= settings.line_wait_ns + settings.grace_ns))
     wire = work.turns.counts[:, 0] + work.turns.counts[:, 1]
     owner = np.repeat(np.arange(len(flows)), work.end - work.first)
+    # Before such turns are forgotten: else the next ones would seem to follow a missing turn.
+    flows = past_given_turns(flows, work.turns, owner)
     given = flows.given[:, 0] + flows.given[:, 1]
     newest = np.zeros(len(owner), np.bool_)
     newest[work.end - 1] = True

@@ -203,14 +203,21 @@ def merged(old: Flows, old_turns: Turns, new: Flows, new_turns: Turns) -> tuple[
     latest[ends_of(owner)] = True
     given = joined.given[owner, 0] + joined.given[owner, 1]
     wire = turns.counts[:, 0] + turns.counts[:, 1]
-    consumed = (turns.kind == SnapshotKind.TURN) & (wire <= given)
-    next_turn = joined.next_turn.copy()
-    np.maximum.at(next_turn, owner[consumed], turns.turn[consumed] + 1)
-    joined = joined.replace(next_turn=next_turn)
+    joined = past_given_turns(joined, turns, owner)
     keep = latest | ((turns.kind != SnapshotKind.OPEN) & (wire > given))
     if not keep.all():
         turns, owner = turns.take(keep), owner[keep]
     return joined, _never_less(turns, owner), owner
+
+
+def past_given_turns(flows: Flows, turns: Turns, owner: I64) -> Flows:
+    """The flows with `next_turn` behind the turns that are wholly given out."""
+    wire = turns.counts[:, 0] + turns.counts[:, 1]
+    given = flows.given[owner, 0] + flows.given[owner, 1]
+    over = (turns.kind == SnapshotKind.TURN) & (wire <= given)
+    next_turn = flows.next_turn.copy()
+    np.maximum.at(next_turn, owner[over], turns.turn[over] + 1)
+    return flows.replace(next_turn=next_turn)
 
 
 def unbroken(flows: Flows, turns: Turns, owner: I64) -> Bool:

@@ -38,7 +38,7 @@ from apicost.core.upstream_columns import (
     Columns,
     Counts,
 )
-from apicost.core.upstream_match import Owners, Pairs, Rows, Waiting
+from apicost.core.upstream_match import Owners, Pairs, Rows, Waiting, match_equal
 from apicost.core.upstream_merged import shortened, split_merged
 from apicost.core.upstream_passes import match
 from apicost.core.upstream_turns import Flows, Snapshots, Turns, cut, find, handshake_bytes, run_starts, snapshots_of
@@ -57,6 +57,7 @@ __all__ = [
 
 
 CACHED_CLOCK_NS = 100_000_000  # nginx's durations are by its event loop's clock: 91 ms late at most was seen
+NEIGHBOUR_NS = 5_000_000_000  # how far in time equal bytes may be taken for each other, when nobody else claims them
 FORGOTTEN_NS = 7 * 86_400 * 1_000_000_000  # a flow without a packet for a week, whose close the probe missed
 CLOSE_NOTIFY_BYTES = 64  # a TLS alert is 24 or 31 bytes with its record, either way: RFC 8446 section 6.1
 
@@ -219,6 +220,8 @@ def attribute_upstream(
     pairs = match(turns, usable, waiting, np.flatnonzero(soon), owners)
     turns, pairs = split_merged(turns, usable, waiting, ripe, pairs, owners)
     pairs = pairs.take(ripe[pairs.attempt])
+    late = final | (waiting.log_mono_ns <= now_mono_ns - settings.flow_wait_ns)
+    pairs = Pairs.concat([pairs, _left_over(turns, usable, waiting, late, pairs, owners)])
     settled = _settled(turns, waiting, pairs)
     claimed = np.zeros(len(turns), np.bool_)
     claimed[pairs.turn] = True
@@ -233,7 +236,7 @@ def attribute_upstream(
 
     answered = np.zeros(len(waiting), np.bool_)
     answered[pairs.attempt] = True
-    late = ~answered & (final | (waiting.log_mono_ns <= now_mono_ns - settings.flow_wait_ns))
+    late &= ~answered
     everything = Settled.concat([settled, _without_flow(waiting.take(late))])
     state = UpstreamState(
         flows=_pruned(known, left, kept, now_mono_ns, settings),
@@ -243,6 +246,32 @@ def attribute_upstream(
     )
     return UpstreamResult(
         settled=everything.take(np.lexsort((everything.try_no, everything.line_id))), parts=parts, state=state
+    )
+
+
+def _left_over(
+    turns: Turns, usable: Rows, waiting: Waiting, late: Bool | np.bool_, pairs: Pairs, owners: Owners
+) -> Pairs:
+    """Pairs of what nobody else wants: same backend, same bytes, near in time.
+
+    Where many requests move equal bytes and a turn is seen too late, another attempt has taken its neighbour. The
+    bytes of the two are the same, so the cost is right whichever of them it is.
+    """
+    unanswered = np.ones(len(waiting), np.bool_) & late
+    unanswered[pairs.attempt] = False
+    attempts = np.flatnonzero(unanswered & ~waiting.tls)
+    free = np.ones(len(turns), np.bool_)
+    free[pairs.turn] = False
+    rows = usable[free[usable]]
+    if not len(attempts) or not len(rows):
+        return Pairs.empty()
+    asking = waiting.take(attempts)
+    asking = asking.replace(
+        low_mono_ns=asking.low_mono_ns - NEIGHBOUR_NS, log_mono_ns=asking.log_mono_ns + NEIGHBOUR_NS
+    )
+    found = match_equal(turns.take(rows), asking, owners)
+    return found.replace(
+        turn=rows[found.turn], attempt=attempts[found.attempt], sure=np.zeros(len(found), np.bool_)
     )
 
 

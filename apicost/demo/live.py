@@ -81,7 +81,7 @@ def write_config(folder: Path, cgroup: Path | None, *, record: bool = False, ext
         f"prices: {specs}/prices.yaml\n"
         "receiver: {listen: '127.0.0.1:0', token_file: token, exit_spool_dir: exit-spool}\n"
         f"probe: {probe_section}\n"
-        "correlate: {step_s: 1, line_wait_s: 4, flow_wait_s: 4}\n"
+        "correlate: {step_s: 1, line_wait_s: 12, flow_wait_s: 8}\n"
         + ("record_dir: recorded\n" if record else "")
         + "apis:\n"
         f"  - {{id: shop, title: Shop, owner: Ada Example, team: shop, documents: ['{specs}/shop.yaml'], "

@@ -224,3 +224,19 @@ def test_a_repeated_snapshot_changes_nothing() -> None:
     first = step(Carry.empty(), closed, [line(1, 1_009, (100, 500))], 1_100)
     assert len(rows(first)) == 1
     assert len(rows(step(first.carry, closed, [], 20_000))) == 0
+
+
+def test_turns_given_out_before_a_sweep_are_not_missing_later() -> None:
+    """A flow whose latest snapshot was a sweep when its turns were given out is proved on, without waiting."""
+    turns = [
+        flow(0, SnapshotKind.TURN, 1_010, (100, 500)),
+        flow(1, SnapshotKind.TURN, 1_020, (150, 900)),
+        flow(2, SnapshotKind.OPEN, 1_030, (210, 1_000)),
+    ]
+    lines = [line(1, 1_009, (100, 500)), line(2, 1_019, (50, 400)), line(3, 1_029, (60, 100))]
+    first = step(Carry.empty(), turns, lines, 1_100)
+    assert rows(first).line_no.tolist() == [1, 2]
+    later = [flow(2, SnapshotKind.TURN, 1_030, (210, 1_000)), flow(3, SnapshotKind.TURN, 1_040, (260, 1_200))]
+    second = step(first.carry, later, [line(4, 1_039, (50, 200)), line(5, 1_049, (50, 200))], 1_200)
+    assert rows(second).line_no.tolist() == [3, 4]
+    assert set(rows(second).downstream_confidence) == {Confidence.EXACT}

@@ -382,3 +382,29 @@ def test_a_last_chunk_that_nginx_did_not_read_is_aligned():
     settled = run(rows, [attempt(70, 100, 496, 9, 13)]).settled
     assert settled.in_payload_bytes.tolist() == [501]
     assert settled.confidence.tolist() == [Confidence.ALIGNED]
+
+
+def test_equal_bytes_seen_too_late_are_still_shared_out():
+    """A request takes the turn of another like it, whose line comes late: that one gets what is left, not nothing."""
+    settings = UpstreamSettings()
+    counts = (304, 152, 200, 100, 2, 1)
+
+    def seen(flow, *times):
+        return [
+            snapshot(flow, turn, kind, counts, times) for turn, kind in ((0, SnapshotKind.TURN), (1, SnapshotKind.OPEN))
+        ]
+
+    soon = 1_150 + settings.match_wait_ns // MS + 1
+    taken = run(
+        seen(1, 1_102, 1_102, 1_104, 1_104), [attempt(0, 100, 200, 1_000, 1_150)],
+        final=False, now=soon * MS, settings=settings,
+    )  # fmt: skip
+    assert taken.settled.flow.tolist() == [1]
+    late = 1_150 + settings.flow_wait_ns // MS + 1
+    done = run(
+        seen(2, 1_020, 1_020, 1_030, 1_030), [attempt(1, 100, 200, 1_100, 1_106)],
+        final=False, state=taken.state, now=late * MS, settings=settings,
+    )  # fmt: skip
+    assert done.settled.flow.tolist() == [2]
+    assert done.settled.confidence.tolist() == [Confidence.ALIGNED]
+    assert total(taken, "in_payload_bytes") + total(done, "in_payload_bytes") == 400
