@@ -50,7 +50,8 @@ class CorrelateSettings:
     """How long the join waits, and how overhead is shared."""
 
     step_s: float = 2.0  # one correlation step every so often
-    line_wait_s: float = 15.0  # more than flow_wait_s: after its last byte, how long a flow's bytes wait for their usage line
+    # After its last byte, how long a flow's bytes wait for their usage line: longer than a line for its flow.
+    line_wait_s: float = 15.0
     # How long a usage line waits for its flow. A quiet flow is seen a sweep and a seal later, so less than
     # 8 s makes requests of equal size take each other's bytes.
     flow_wait_s: float = 10.0
