@@ -13,11 +13,14 @@
 
 #include <linux/types.h>
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 
 // Sizes that the loader may override with -D.
 #ifndef FLOW_ENTRIES
-#define FLOW_ENTRIES 65536 // 264 B + 56 B of the kernel's own each = 20 MiB
+#define FLOW_ENTRIES 49152 // 256 B + 56 B of the kernel's own each = 14.6 MiB
+#endif
+#ifndef SEATS
+#define SEATS 16384 // power of two, 2 at least; 256 B each = 4 MiB
 #endif
 #ifndef HANDSHAKE_ENTRIES
 #define HANDSHAKE_ENTRIES 16384
@@ -37,33 +40,34 @@ enum flow_kind {
 struct direction {
     __u64 wire_bytes;        // IP packet lengths as segmented on the wire
     __u64 packets;           // segments on the wire
-    __u64 payload_bytes;     // how far the stream advanced: bytes beyond the highest sequence end
+    __u64 payload_bytes;     // how far the stream advanced: the highest sequence end, less sequence_base
     __u64 resent_bytes;      // payload that had been sent before
     __u64 turn_first_ns;     // first new payload of the turn that is open; 0 none
     __u64 turn_last_ns;      // last one
     __u32 resent_packets;    // segments with nothing but payload sent before
-    __u32 sequence_end;      // highest sequence end so far; meaningless until SIDE_SEQUENCED
-    __u32 hole_bytes;        // passed over by sequence_end and not seen yet: lost before the gateway
+    __u32 sequence_base;     // sequence number of payload byte 0; meaningless until SIDE_SEQUENCED
+    __u32 hole_bytes;        // passed over by payload_bytes and not seen yet: lost before the gateway
     __u8 state;              // SIDE_* bits
     __u8 tcp_flags;          // all flags seen, or-ed
     __u8 ttl_min;            // hop limit for IPv6; 0 none seen; inbound only
     __u8 ttl_max;
 };
 
-#define SIDE_SEQUENCED 1     // sequence_end is known
+#define SIDE_SEQUENCED 1     // sequence_base is known
 #define SIDE_REQUESTS 2      // requests go this way
 
-// A connection (or a UDP peer of one socket), from its first packet on. What every packet touches comes
-// first: behind the table's own 56 bytes each direction has a cache line to itself, which is also
-// why the size is rounded up.
+// A connection (or a UDP peer of one socket), from its first packet on: four cache lines, the second and
+// third of them one direction each.
 struct flow_event {
+    __u64 sock;              // in a seat: the kernel's socket, by which its packets find it; else 0
+    // A ring record begins here: the kernel's addresses stay with the table.
     __u64 last_ns;           // last packet; bare acknowledgements coming in aside
-    struct direction in;
-    struct direction out;
     __u64 flow;              // socket cookie; UDP: bit 63 set and a mix of cookie and peer
     __u64 seq;               // number of this ring record, from 1; gaps are records lost
     __u64 local[2];
     __u64 peer[2];
+    struct direction in;
+    struct direction out;
     __u16 local_port;
     __u16 peer_port;
     __u8 protocol;           // IANA: 6 TCP, 17 UDP
@@ -76,7 +80,7 @@ struct flow_event {
     // A ring record ends here.
     __u64 closed_ns;         // when the socket went to CLOSE; packets may still follow (a reset)
     __u8 close_state;        // TCP state it came from when it closed (kernel's numbering)
-    __u8 reserved[47];
+    __u8 reserved[31];
 };
 
 #define RING_RECORD_BYTES 208

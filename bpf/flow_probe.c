@@ -5,8 +5,8 @@
 // lets the packet pass.
 //
 // Rules of this file:
-// - A packet costs one table look-up. What is rare (birth, turn, close) is out of the way in
-//   functions of its own.
+// - A packet of a seated connection costs no call of a helper but for the clock, and that only where
+//   payload comes in. What is rare (birth, turn, close) is out of the way in functions of its own.
 // - Counters are added to atomically: the same flow is counted on several CPUs at once, and a
 //   softirq can interrupt a send on the same CPU. Plain increments lost 346 to 2,076 B per 400 MB.
 // - A byte that has no flow goes to a slot. Nothing is dropped silently.
@@ -32,7 +32,20 @@
 // Linux's largest default receive window.
 #define MAX_JUMP (64 << 20)
 
-// Connections now open, with their totals so far.
+#define MOVE_NS 125000000 // half of CLOSE_GRACE_NS in apicost/ingest/probe.py
+
+// Where a connection's packets find it without a hash table's help: two seats in the row that its socket's
+// address names. Taken (atomically, by writing `flow`) when TCP announces the connection or, for one
+// older than the probe, at its first packet; `sock` is written last, and makes it count. Given back
+// by user space, which maps this table into its memory, after close plus grace.
+// An address comes back as another socket, and soon. Each new TCP socket is announced before its first
+// packet: whoever then still sits there under that address moves to `flows`, where user space finds it.
+struct row {
+    struct flow_event seat[2];
+};
+BPF_F_TABLE("array", int, struct row, seats, SEATS / 2, BPF_F_MMAPABLE);
+
+// Connections that found both their seats taken, and UDP peers.
 // Key: socket cookie. Value: the next event to send. Born at the handshake or the first packet, fed
 // by both packet hooks, marked closed by sock_ops, removed by user space after close plus grace.
 // Never LRU: an evicted flow would take its bytes along. When full, bytes go to SLOT_OVERFLOW.
@@ -219,6 +232,66 @@ static __always_inline void addresses(struct __sk_buff *skb, const struct packet
     key->peer_port = bpf_ntohs(ports[out ? 1 : 0]);
 }
 
+// The row of a socket. Half its address is number enough to choose one; the verifier lets programs with
+// CAP_PERFMON take that half, and compare the whole, but not calculate with it.
+static __always_inline struct row *row_of(void *sock)
+{
+    __u64 half;
+    // A move of 32 bits, which bcc's compiler never makes by itself: finds the number of the register
+    // that it chose and says w for r.
+    asm volatile("%0 = %1\n"
+                 ".irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n"
+                 ".ifc r\\number, %0\n"
+                 "w\\number = w\\number\n"
+                 ".endif\n"
+                 ".endr" : "=r"(half) : "r"(sock));
+    int index = half * 0x9e3779b97f4a7c15ULL >> 40 & (SEATS / 2 - 1);
+    return seats.lookup(&index);
+}
+
+static __always_inline struct flow_event *seated(struct row *row, void *sock)
+{
+    if (likely(row->seat[0].sock == (__u64)sock))
+        return &row->seat[0];
+    return row->seat[1].sock == (__u64)sock ? &row->seat[1] : 0;
+}
+
+// A free seat for a flow, all zero but its number; 0 where there is none. `sit` makes it count.
+static __always_inline struct flow_event *take_seat(struct row *row, __u64 cookie)
+{
+    if (!row->seat[0].flow && !__sync_val_compare_and_swap(&row->seat[0].flow, 0, cookie))
+        return &row->seat[0];
+    if (!row->seat[1].flow && !__sync_val_compare_and_swap(&row->seat[1].flow, 0, cookie))
+        return &row->seat[1];
+    return 0;
+}
+
+// The seat of a connection that is gone, for the one that now has its socket's memory; 0 where it has to
+// stay. User space gives back seats a quarter of a second after their close and later, so what closed longer
+// ago than half of that is left to it: the two never handle the same seat.
+static __always_inline struct flow_event *take_over(struct flow_event *seat, __u64 cookie, __u64 now)
+{
+    __u64 former = seat->flow;
+    seat->sock = 0;
+    if (!seat->closed_ns)
+        seat->closed_ns = now;
+    if (now - seat->closed_ns > MOVE_NS || flows.insert(&former, seat))
+        return 0;
+    seat->closed_ns = 0; // with `sock`: user space looks away until `sit`
+    asm volatile("" ::: "memory");
+    seat->flow = cookie;
+    asm volatile("" ::: "memory");
+    seat->last_ns = seat->seq = 0;
+    __builtin_memset(&seat->local, 0, sizeof(*seat) - __builtin_offsetof(struct flow_event, local));
+    return seat;
+}
+
+static __always_inline void sit(struct flow_event *seat, void *sock)
+{
+    asm volatile("" ::: "memory"); // after all else
+    seat->sock = (__u64)sock;
+}
+
 static __always_inline void name_flow(struct flow_event *flow, const struct handshake_key *key,
                                       __u64 cookie, __u8 protocol, __u8 role, __u64 now)
 {
@@ -252,9 +325,18 @@ static __always_inline struct flow_event *find_or_bear(struct __sk_buff *skb, co
         if (flow)
             return flow;
     }
+    __u8 role = listener || is_listening(key.local_port) ? ROLE_DOWNSTREAM : ROLE_UPSTREAM;
+    if (!listener && sock && p->protocol == IPPROTO_TCP_) {
+        struct row *row = row_of(sock);
+        flow = row ? take_seat(row, cookie) : 0;
+        if (flow) {
+            name_flow(flow, &key, cookie, p->protocol, role, now);
+            sit(flow, sock);
+            return flow;
+        }
+    }
     struct flow_event born = {};
-    name_flow(&born, &key, cookie, p->protocol,
-              listener || is_listening(key.local_port) ? ROLE_DOWNSTREAM : ROLE_UPSTREAM, now);
+    name_flow(&born, &key, cookie, p->protocol, role, now);
     if (listener) {
         handshakes.insert(&key, &born);
         flow = handshakes.lookup(&key);
@@ -297,7 +379,7 @@ static __always_inline void end_turn(struct __sk_buff *skb, struct flow_event *f
     if (slot)
         flow->seq = __sync_fetch_and_add(&slot->in_packets, 1) + 1;
     flow->kind = KIND_TURN;
-    if (ring.ringbuf_output(flow, RING_RECORD_BYTES, BPF_RB_NO_WAKEUP) && slot)
+    if (ring.ringbuf_output(&flow->last_ns, RING_RECORD_BYTES, BPF_RB_NO_WAKEUP) && slot)
         __sync_fetch_and_add(&slot->out_packets, 1);
     flow->kind = KIND_LIVE;
     flow->turn++;
@@ -305,34 +387,44 @@ static __always_inline void end_turn(struct __sk_buff *skb, struct flow_event *f
     flow->out.turn_first_ns = flow->out.turn_last_ns = 0;
 }
 
-// How many of a TCP packet's payload bytes are new: how far it moves the end of the stream. What it
-// leaps over counts as new at once and is remembered as a hole, so that the count is the position in
-// the stream even when a segment was lost on its way to the gateway; what fills the hole later is
-// neither new nor resent.
-static __always_inline __u32 sequence(struct direction *side, const struct packet *p)
+// How many of a TCP packet's bytes move the end of the stream, which stands at `at`. What it leaps over
+// counts as new at once and is remembered as a hole, so that the count is the position in the stream
+// even when a segment was lost on its way to the gateway.
+static __always_inline __u32 advance(const struct direction *side, const struct packet *p, __u64 at)
 {
-    __u32 end = p->sequence + p->payload, fresh = p->payload, old;
-    if (unlikely(!(side->state & SIDE_SEQUENCED))) {
-        side->sequence_end = end;
-        side->state |= SIDE_SEQUENCED;
-        return fresh;
+    __s32 ahead = p->sequence + p->payload - side->sequence_base - (__u32)at;
+    return ahead > 0 && ahead <= MAX_JUMP ? ahead : 0;
+}
+
+// Moves the end of the stream, unless another CPU has moved it as far meanwhile. One atomic act: two
+// packets of a connection at once would otherwise both count what lies between them. Returns by how much.
+static __always_inline __u32 move_end(struct direction *side, const struct packet *p, __u64 at, __u32 fresh)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        __u64 found = __sync_val_compare_and_swap(&side->payload_bytes, at, at + fresh);
+        if (likely(found == at))
+            return fresh;
+        at = found;
+        fresh = advance(side, p, at);
+        if (!fresh)
+            return 0;
     }
-    __s32 ahead = end - side->sequence_end;
-    if (ahead > MAX_JUMP)
-        ahead = 0;
-    fresh = ahead > 0 ? ahead : 0;
-    if (fresh)
-        side->sequence_end = end;
-    if (fresh == p->payload)
-        return fresh; // what nearly every packet is
+    return 0; // four others in a few ns: the next packet leaps over this one
+}
+
+// Payload that is not simply the next: it leaves a hole, fills one (then it is neither new nor
+// resent), or was sent before.
+static __always_inline void irregular(struct direction *side, const struct packet *p, __u32 fresh)
+{
     if (fresh > p->payload) {
-        side->hole_bytes += fresh - p->payload;
-        return fresh;
+        __sync_fetch_and_add(&side->hole_bytes, fresh - p->payload);
+        return;
     }
-    old = p->payload - fresh;
-    if (side->hole_bytes) {
-        __u32 fill = side->hole_bytes < old ? side->hole_bytes : old;
-        side->hole_bytes -= fill;
+    __u32 old = p->payload - fresh, hole = side->hole_bytes;
+    if (hole) {
+        __u32 fill = hole < old ? hole : old;
+        __sync_fetch_and_add(&side->hole_bytes, -fill);
         old -= fill;
     }
     if (old) {
@@ -342,7 +434,6 @@ static __always_inline __u32 sequence(struct direction *side, const struct packe
                             : (old + p->segment_payload - 1) / (p->segment_payload ?: 1);
         __sync_fetch_and_add(&side->resent_packets, whole);
     }
-    return fresh;
 }
 
 // When a packet passes; 0 for a bare acknowledgement coming in, which is not worth a look at the clock: that
@@ -357,34 +448,57 @@ static __always_inline __u64 time_of(struct __sk_buff *skb, const struct packet 
     return p->payload || (p->tcp_flags & ~ACK) ? bpf_ktime_get_ns() : 0;
 }
 
+// The flow of a packet that has no seat, or none where that is a loss (then it is in a slot).
+static __always_inline struct flow_event *unseated(struct __sk_buff *skb, const struct packet *p, const int out,
+                                                   __u64 now)
+{
+    struct flow_event *flow;
+    __u64 cookie = bpf_get_socket_cookie(skb);
+    if (unlikely(!cookie)) {
+        add_to_slot(SLOT_NO_SOCKET, p, out);
+        return 0;
+    }
+    if (unlikely(p->protocol == IPPROTO_UDP_))
+        cookie = udp_key(skb, p, out, cookie);
+    flow = flows.lookup(&cookie);
+    return likely(flow) ? flow : find_or_bear(skb, p, out, cookie, now ?: bpf_ktime_get_ns());
+}
+
 static __always_inline int count(struct __sk_buff *skb, const int out)
 {
     struct packet p = {};
-    struct flow_event *flow;
-    __u64 now, cookie;
+    struct flow_event *flow = 0;
+    struct bpf_sock *sock;
+    __u64 now;
 
     if (unlikely(parse(skb, &p))) {
         add_to_slot(SLOT_OTHER, &p, out);
         return LET_PASS;
     }
-    cookie = bpf_get_socket_cookie(skb);
-    if (unlikely(!cookie)) {
-        add_to_slot(SLOT_NO_SOCKET, &p, out);
-        return LET_PASS;
-    }
-    if (unlikely(p.protocol == IPPROTO_UDP_))
-        cookie = udp_key(skb, &p, out, cookie);
     now = time_of(skb, &p, out);
-    flow = flows.lookup(&cookie);
+    sock = skb->sk;
+    if (likely(sock && p.protocol == IPPROTO_TCP_)) {
+        struct row *row = row_of(sock);
+        if (likely(row))
+            flow = seated(row, sock);
+    }
     if (unlikely(!flow)) {
-        flow = find_or_bear(skb, &p, out, cookie, now ?: bpf_ktime_get_ns());
+        flow = unseated(skb, &p, out, now);
         if (!flow)
             return LET_PASS;
     }
 
     struct direction *side = out ? &flow->out : &flow->in;
     if (p.payload) {
-        __u32 fresh = likely(p.protocol == IPPROTO_TCP_) ? sequence(side, &p) : p.payload;
+        __u64 at = *(volatile __u64 *)&side->payload_bytes;
+        __u32 fresh = p.payload;
+        if (likely(p.protocol == IPPROTO_TCP_)) {
+            if (unlikely(!(side->state & SIDE_SEQUENCED))) {
+                side->sequence_base = p.sequence;
+                side->state |= SIDE_SEQUENCED;
+            }
+            fresh = advance(side, &p, at);
+        }
         if (likely(fresh)) {
             // A request after an answer: the next turn. UDP has none.
             if (side->state & SIDE_REQUESTS && (out ? &flow->in : &flow->out)->turn_first_ns)
@@ -392,10 +506,15 @@ static __always_inline int count(struct __sk_buff *skb, const int out)
             if (!side->turn_first_ns)
                 side->turn_first_ns = now;
             side->turn_last_ns = now;
-            __sync_fetch_and_add(&side->payload_bytes, (__u64)fresh);
+            if (likely(p.protocol == IPPROTO_TCP_))
+                fresh = move_end(side, &p, at, fresh);
+            else
+                __sync_fetch_and_add(&side->payload_bytes, (__u64)fresh);
         }
+        if (unlikely(fresh != p.payload))
+            irregular(side, &p, fresh);
     } else if (unlikely(p.tcp_flags & SYN) && !(side->state & SIDE_SEQUENCED)) {
-        side->sequence_end = p.sequence;
+        side->sequence_base = p.sequence;
         side->state |= SIDE_SEQUENCED;
     }
     __sync_fetch_and_add(&side->wire_bytes, p.wire_bytes);
@@ -431,7 +550,18 @@ int flow_tcp(struct bpf_sock_ops *ops)
 
     __u64 cookie = bpf_get_socket_cookie(ops);
     __u64 now = bpf_ktime_get_ns();
-    struct flow_event *flow = flows.lookup(&cookie);
+    struct bpf_sock *sock = ops->sk;
+    struct row *row = sock ? row_of(sock) : 0;
+    struct flow_event *flow = row ? seated(row, sock) : 0;
+
+    struct flow_event *former = 0;
+
+    if (flow && flow->flow != cookie) {
+        former = flow;
+        flow = 0;
+    }
+    if (!flow)
+        flow = flows.lookup(&cookie);
 
     if (what == BPF_SOCK_OPS_STATE_CB) {
         if (flow) {
@@ -465,9 +595,19 @@ int flow_tcp(struct bpf_sock_ops *ops)
         key.local_port = ops->local_port;
         key.peer_port = bpf_ntohl(ops->remote_port);
         begun = what == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? handshakes.lookup(&key) : 0;
+        if (former)
+            flow = take_over(former, cookie, now);
+        if (row && !flow)
+            flow = take_seat(row, cookie);
         if (begun) {
             begun->flow = cookie;
             begun->watched = 1;
+            if (flow) {
+                *flow = *begun; // whose `sock` is 0
+                sit(flow, sock);
+                handshakes.delete(&key);
+                return 1;
+            }
             flows.insert(&cookie, begun);
             if (flows.lookup(&cookie))
                 handshakes.delete(&key);
@@ -475,10 +615,15 @@ int flow_tcp(struct bpf_sock_ops *ops)
             // as a flow of its own; what follows goes to the overflow slot.
             return 1;
         }
-        name_flow(&born, &key, cookie, IPPROTO_TCP_,
-                  what == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? ROLE_DOWNSTREAM : ROLE_UPSTREAM, now);
-        flows.insert(&cookie, &born);
-        flow = flows.lookup(&cookie);
+        __u8 role = what == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? ROLE_DOWNSTREAM : ROLE_UPSTREAM;
+        if (flow) {
+            name_flow(flow, &key, cookie, IPPROTO_TCP_, role, now);
+            sit(flow, sock);
+        } else {
+            name_flow(&born, &key, cookie, IPPROTO_TCP_, role, now);
+            flows.insert(&cookie, &born);
+            flow = flows.lookup(&cookie);
+        }
     }
     if (flow) {
         flow->watched = 1;

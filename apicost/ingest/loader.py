@@ -37,10 +37,11 @@ HOOKS = {
     "flow_out": bpfsys.CGROUP_INET_EGRESS,
     "flow_tcp": bpfsys.CGROUP_SOCK_OPS,
 }
-TABLES = ("flows", "handshakes", "ring", "slots")
+TABLES = ("seats", "flows", "handshakes", "ring", "slots")
 DESCRIPTORS = (*HOOKS, *TABLES)
 
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
+CAPABILITIES = "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 12, 21, 38, 39
 
 _TYPES = """
 #ifndef APICOST_TYPES_H
@@ -107,19 +108,28 @@ def write_headers(tree: Path) -> None:
         path.write_text(text)
 
 
-def check_privileges() -> None:
-    """Raises Refused where the kernel would refuse to load or attach for lack of capabilities."""
+def lacking_capabilities() -> list[str]:
+    """Names of the capabilities that this process lacks for loading and attaching the probe.
+
+    CAP_SYS_ADMIN does for CAP_BPF and CAP_PERFMON. Without CAP_PERFMON the verifier allows no
+    arithmetic on pointers, which reading headers in place needs.
+    """
     status = Path("/proc/self/status").read_text()
     effective = int(next(line for line in status.splitlines() if line.startswith("CapEff")).split()[1], 16)
+    admin = bool(effective >> _CAP_SYS_ADMIN & 1)
+    needed = (("CAP_BPF", _CAP_BPF, admin), ("CAP_NET_ADMIN", _CAP_NET_ADMIN, False),
+              ("CAP_PERFMON", _CAP_PERFMON, admin))  # fmt: skip
+    return [name for name, bit, covered in needed if not (effective >> bit & 1 or covered)]
 
-    def has(capability: int) -> bool:
-        return bool(effective >> capability & 1)
 
-    if not has(_CAP_NET_ADMIN) or not (has(_CAP_BPF) or has(_CAP_SYS_ADMIN)):
+def check_privileges() -> None:
+    """Raises Refused where the kernel would refuse to load or attach for lack of capabilities."""
+    lacking = lacking_capabilities()
+    if lacking:
         raise Refused(
-            "loading eBPF needs the capabilities CAP_BPF and CAP_NET_ADMIN, which this process lacks",
+            f"loading eBPF needs the capabilities {CAPABILITIES}; this process lacks {', '.join(lacking)}",
             "start it as root (it drops privileges after attaching), or give the service "
-            "AmbientCapabilities=CAP_BPF CAP_NET_ADMIN",
+            "AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON",
         )
 
 
@@ -147,7 +157,8 @@ def compile_probe(options: dict[str, Any]) -> Any:
         os.environ["BCC_KERNEL_SOURCE"] = str(tree)
         flags = [
             f"-I{options['sources']}",
-            f"-DFLOW_ENTRIES={int(options['map_entries'])}",
+            f"-DSEATS={int(options['seats'])}",
+            f"-DFLOW_ENTRIES={int(options['flow_entries'])}",
             f"-DHANDSHAKE_ENTRIES={int(options['handshake_entries'])}",
             f"-DRING_PAGES={int(options['ring_bytes']) // resource.getpagesize()}",
             "-Wno-macro-redefined",
@@ -219,7 +230,7 @@ def _attach_refused(error: OSError, cgroup: str, hook: int) -> Refused:
                 f"attaching to {cgroup} is not permitted: {held} and lets no other program in",
                 "detach that program, or have it attached with the multi flag (BPF_F_ALLOW_MULTI)",
             )
-        return Refused(f"attaching to {cgroup} is not permitted", "run the loader with CAP_BPF and CAP_NET_ADMIN")
+        return Refused(f"attaching to {cgroup} is not permitted", f"run the loader with {CAPABILITIES}")
     if error.errno in (errno.EBADF, errno.EINVAL):
         return Refused(
             f"{cgroup} is not a folder of a cgroup2 hierarchy that takes programs ({error.strerror})",

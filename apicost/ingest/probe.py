@@ -31,7 +31,7 @@ import pyarrow as pa
 from apicost import resources
 from apicost.core import records
 from apicost.core.records import SnapshotKind
-from apicost.ingest import bpfsys, cgroups, wire
+from apicost.ingest import bpfsys, cgroups, loader, wire
 from apicost.ingest.cgroups import ProbeError, find_gateway_cgroup
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 _SECOND_NS = 1_000_000_000
+# Half of it is MOVE_NS in bpf/flow_probe.c.
 CLOSE_GRACE_NS = _SECOND_NS // 4  # a reset leaves microseconds after the close; queues add milliseconds
 UDP_IDLE_NS = 60 * _SECOND_NS  # a UDP peer is silent this long: gone
 HANDSHAKE_IDLE_NS = 70 * _SECOND_NS  # the kernel sends SYN-ACK again for 63 s
@@ -47,6 +48,7 @@ UNWATCHED_IDLE_NS = 24 * 3600 * _SECOND_NS  # older than the probe, and silent f
 ACK_SLACK_NS = _SECOND_NS  # bare acknowledgements come in later than what they answer, and move no clock
 OPEN_TIMEOUT_S = 60.0
 HANDSHAKE_ENTRIES = 16_384
+SEATS_SHARE = 4  # one flow in so many has a seat where the table is full: 4 MB of 65,536 flows
 _CHUNK = 8_192  # entries copied per call: 1.9 MB
 
 
@@ -153,6 +155,38 @@ class Table:
         return taken[:count]
 
 
+class Seats:
+    """The probe's table of seated connections, in this process's memory."""
+
+    def __init__(self, descriptor: int, count: int) -> None:
+        self._map = mmap.mmap(descriptor, count * wire.FLOW_EVENT.itemsize, mmap.MAP_SHARED)
+        self._rows = np.frombuffer(self._map, wire.FLOW_EVENT, count)
+        self._words = np.frombuffer(self._map, np.uint64).reshape(count, -1)
+        self._flow_word = wire.FLOW_EVENT.fields["flow"][1] // 8  # type: ignore[index]
+        self._unseated = np.empty(0, np.int64)
+
+    def taken(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void], npt.NDArray[np.bool_]]:
+        """(seats, copies of their flows, which were unseated before) of all flows that are more than begun."""
+        seats = np.flatnonzero(self._rows["flow"])
+        values = self._rows[seats]
+        unseated = np.isin(seats, self._unseated)
+        whole = (values["sock"] != 0) | (values["closed_ns"] != 0) | unseated
+        # Not those that the kernel gave to another connection while they were copied.
+        whole &= (self._rows["flow"][seats] == values["flow"]) & (self._rows["sock"][seats] == values["sock"])
+        return seats[whole], values[whole], unseated[whole]
+
+    def unseat(self, seats: npt.NDArray[np.int64]) -> None:
+        """No packet finds these from now on; one that has found its seat already may still be adding to it."""
+        self._rows["sock"][seats] = 0
+        self._unseated = seats
+
+    def clear(self, seats: npt.NDArray[np.int64]) -> None:
+        """Give seats back. The kernel takes those whose `flow` is 0, so that is written last."""
+        self._words[seats, : self._flow_word] = 0
+        self._words[seats, self._flow_word + 1 :] = 0
+        self._words[seats, self._flow_word] = 0
+
+
 class Probe:
     """An attached probe. Not thread-safe. As a context manager it detaches at the end."""
 
@@ -160,6 +194,7 @@ class Probe:
         self.options = options
         self._descriptors = descriptors
         self._ring = Ring(descriptors["ring"], options.ring_bytes)
+        self._seats = Seats(descriptors["seats"], seats_of(options.map_entries))
         self._flows = Table(descriptors["flows"], np.dtype(np.uint64))
         self._handshakes = Table(descriptors["handshakes"], wire.HANDSHAKE_KEY)
         self._inode = os.stat(options.cgroup).st_ino
@@ -200,11 +235,21 @@ class Probe:
         opened, closed, used = [], [], 0
         certain: list[npt.NDArray[np.void]] = []  # nothing is added to these any more
         doubtful: list[npt.NDArray[np.void]] = []  # idle so long that they count as gone
+        grace_ns = 0 if final else CLOSE_GRACE_NS
+        seen_ns = 0 if final else max(self._swept_ns - ACK_SLACK_NS, 0)
+        seats, values, unseated = self._seats.taken()
+        used += len(values)
+        shut = unseated | _shut(values, now, grace_ns)
+        idle = ~shut & _idle(values, now)
+        closed.append(values[shut])
+        opened.append(values[~shut & ~idle & (values["last_ns"] >= seen_ns)])
+        self._seats.clear(seats[shut])
+        self._seats.unseat(seats[idle])  # and is read for the last time in the next sweep
         for keys, values in self._flows.chunks():
             used += len(values)
-            shut = _shut(values, now, 0 if final else CLOSE_GRACE_NS)
+            shut = _shut(values, now, grace_ns)
             idle = ~shut & _idle(values, now)
-            fresh = ~shut & ~idle & (final | (values["last_ns"] >= max(self._swept_ns - ACK_SLACK_NS, 0)))
+            fresh = ~shut & ~idle & (values["last_ns"] >= seen_ns)
             closed.append(values[shut])
             opened.append(values[fresh])
             certain.append(keys[shut].copy())
@@ -286,6 +331,11 @@ class Probe:
         self.close()
 
 
+def seats_of(map_entries: int) -> int:
+    """How many of the table's flows are seats: a power of two."""
+    return max(2, 1 << (map_entries // SEATS_SHARE).bit_length() >> 1)
+
+
 def _joined(parts: list[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
     return np.concatenate(parts) if parts else np.empty(0, wire.FLOW_EVENT)
 
@@ -324,7 +374,8 @@ def _load(options: Options) -> dict[str, int]:
     wanted = {
         "sources": str(probe_sources()),
         "cgroup": str(options.cgroup),
-        "map_entries": options.map_entries,
+        "seats": seats_of(options.map_entries),
+        "flow_entries": max(options.map_entries - seats_of(options.map_entries), 1),
         "handshake_entries": min(HANDSHAKE_ENTRIES, options.map_entries),
         "ring_bytes": options.ring_bytes,
         "ports": sorted(ports),
@@ -404,12 +455,12 @@ def _host_checks(python: str) -> Iterator[tuple[str, bool, str, str]]:
         yield "cgroup2", True, f"mounted at {cgroups.mount()}", ""
     except ProbeError as error:
         yield "cgroup2", False, error.reason, error.fix
-    status = Path("/proc/self/status").read_text()
-    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff")).split()[1], 16)
-    able = bool(effective >> 12 & 1 and (effective >> 39 & 1 or effective >> 21 & 1))
+    lacking = loader.lacking_capabilities()
     yield (
-        "capabilities", able, "CAP_BPF and CAP_NET_ADMIN" if able else "CAP_BPF or CAP_NET_ADMIN is missing",
-        "start as root, or with AmbientCapabilities=CAP_BPF CAP_NET_ADMIN",
+        "capabilities", not lacking,
+        f"lacking: {', '.join(lacking)} (CAP_SYS_ADMIN does for CAP_BPF and CAP_PERFMON)"
+        if lacking else loader.CAPABILITIES,
+        "start as root, or with AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON",
     )  # fmt: skip
     fix = "apt-get install python3-bpfcc (PyPI's package named bcc is something else)"
     try:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from apicost.core import records
 from apicost.core.records import Role, SnapshotKind
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 DIRECTION = np.dtype(
     [
@@ -28,7 +28,7 @@ DIRECTION = np.dtype(
         ("turn_first_ns", "<u8"),
         ("turn_last_ns", "<u8"),
         ("resent_packets", "<u4"),
-        ("sequence_end", "<u4"),
+        ("sequence_base", "<u4"),
         ("hole_bytes", "<u4"),
         ("state", "u1"),
         ("tcp_flags", "u1"),
@@ -39,14 +39,14 @@ DIRECTION = np.dtype(
 
 _RECORD = [
     ("last_ns", "<u8"),
-    ("in", DIRECTION),
-    ("out", DIRECTION),
     ("flow", "<u8"),
     ("seq", "<u8"),
     ("local_hi", ">u8"),
     ("local_lo", ">u8"),
     ("peer_hi", ">u8"),
     ("peer_lo", ">u8"),
+    ("in", DIRECTION),
+    ("out", DIRECTION),
     ("local_port", "<u2"),
     ("peer_port", "<u2"),
     ("protocol", "u1"),
@@ -57,9 +57,11 @@ _RECORD = [
     ("srtt_us", "<u4"),
     ("born_ns", "<u8"),
 ]
-# A finished turn in the ring: the flow's first part.
+# A finished turn in the ring: the flow's first part, without the kernel's address of the socket.
 TURN_EVENT = np.dtype(_RECORD)
-FLOW_EVENT = np.dtype([*_RECORD, ("closed_ns", "<u8"), ("close_state", "u1"), ("reserved", "u1", (47,))])
+FLOW_EVENT = np.dtype(
+    [("sock", "<u8"), *_RECORD, ("closed_ns", "<u8"), ("close_state", "u1"), ("reserved", "u1", (31,))]
+)
 
 HANDSHAKE_KEY = np.dtype(
     [

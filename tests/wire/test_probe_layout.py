@@ -82,8 +82,19 @@ def test_no_field_is_left_out():
 
 
 def test_the_turn_record_is_the_beginning_of_the_flow():
-    """A ring record has the same fields at the same places as an entry of the table."""
+    """A ring record has the same fields in the same places as an entry of the table after its `sock`."""
+    begin = wire.FLOW_EVENT.fields["last_ns"][1]
+    assert wire.FLOW_EVENT.names[:2] == ("sock", "last_ns")
     for field in wire.TURN_EVENT.names:
-        assert wire.TURN_EVENT.fields[field] == wire.FLOW_EVENT.fields[field]
+        kind, offset = wire.TURN_EVENT.fields[field][:2]
+        assert wire.FLOW_EVENT.fields[field][:2] == (kind, begin + offset)
+
+
+def test_each_direction_has_a_cache_line_to_itself():
+    """Seats are cache lines long, and so are their directions, from a line's beginning."""
+    for field in ("in", "out"):
+        kind, offset = wire.FLOW_EVENT.fields[field][:2]
+        assert (kind.itemsize, offset % 64) == (64, 0)
+    assert wire.FLOW_EVENT.itemsize % 64 == 0
     assert np.dtype(np.uint64).itemsize + wire.TURN_EVENT.itemsize == wire.RING_RECORD.itemsize
     assert wire.RING_RECORD.itemsize % 8 == 0, "the kernel rounds records up to 8 bytes"
