@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from apicost.catalog import openapi, prices
 from apicost.config import ApiSettings, Config
-from apicost.core import correlate, match, meter, records
+from apicost.core import meter, records
 from apicost.core.clock import Clock
+from apicost.core.join import correlate
+from apicost.core.naming import match
 from apicost.core.scopes import Scopes
 from apicost.ingest import replay as recording
 from apicost.problems import Problem

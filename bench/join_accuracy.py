@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from join_recorded import EXCERPT, Recorded, cases, load
 
 from apicost.core import records
-from apicost.core.correlate import Carry, Settings, Step, correlate
+from apicost.core.join.correlate import Carry, Settings, Step, correlate
 from apicost.core.records import Confidence, RowKind, SnapshotKind
 
 SETTINGS = Settings(gateway_ports=(19080, 19443))

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from join_accuracy import SETTINGS, STEP_NS
 from join_recorded import EXCERPT, Recorded, cases, load
 
-from apicost.core.correlate import Carry, correlate
+from apicost.core.join.correlate import Carry, correlate
 
 
 def copies(case: Recorded, number: int) -> Recorded:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from apicost.catalog.openapi import Source, load_apis
 from apicost.core import records
-from apicost.core.match import name_exchanges
+from apicost.core.naming.match import name_exchanges
 
 SPECS = Path(__file__).parents[1] / "specs"
 ROWS = 100_000

@@ -27,8 +27,9 @@ from join_recorded import EXCERPT, Recorded, cases, load
 from join_speed import copies
 
 from apicost.catalog import openapi
-from apicost.core import match, meter, records
-from apicost.core.correlate import Carry, correlate
+from apicost.core import meter, records
+from apicost.core.join.correlate import Carry, correlate
+from apicost.core.naming import match
 from apicost.core.scopes import Scopes
 
 # The recorded requests ask for /p/... and a few others; the document has two of them.

@@ -23,15 +23,15 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apicost.core import records
-from apicost.core.records import Confidence, Role, SnapshotKind
-from apicost.core.upstream import (
+from apicost.core.join.upstream import (
     Attempts,
     UpstreamResult,
     UpstreamSettings,
     UpstreamState,
     attribute_upstream,
 )
-from apicost.core.upstream_attempts import address_of
+from apicost.core.join.upstream_attempts import address_of
+from apicost.core.records import Confidence, Role, SnapshotKind
 
 KINDS = {"turn": SnapshotKind.TURN, "open": SnapshotKind.OPEN, "closed": SnapshotKind.CLOSED}
 MAPPED = 0xFFFF << 32

@@ -23,8 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from upstream_accuracy import _true_bytes, conserved, recorded_attempts, recorded_flows
 
+from apicost.core.join.upstream import (
+    Parts,
+    Settled,
+    UpstreamResult,
+    UpstreamSettings,
+    UpstreamState,
+    attribute_upstream,
+)
 from apicost.core.records import SnapshotKind
-from apicost.core.upstream import Parts, Settled, UpstreamResult, UpstreamSettings, UpstreamState, attribute_upstream
 
 STEP_NS = 2_000_000_000
 

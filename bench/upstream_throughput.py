@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from upstream_accuracy import recorded_attempts, recorded_flows
 
-from apicost.core.upstream import Attempts, UpstreamSettings, UpstreamState, attribute_upstream
+from apicost.core.join.upstream import Attempts, UpstreamSettings, UpstreamState, attribute_upstream
 
 STEP_NS = 2_000_000_000
 

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from upstream_accuracy import _true_bytes, conserved, recorded_attempts, recorded_flows
 
+from apicost.core.join.upstream import UpstreamSettings, UpstreamState, attribute_upstream
 from apicost.core.records import Confidence, SnapshotKind
-from apicost.core.upstream import UpstreamSettings, UpstreamState, attribute_upstream
 
 PAYLOAD = ("in_payload_bytes", "out_payload_bytes")
 WIRE = ("in_wire_bytes", "out_wire_bytes")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.core.period import Period
+from apicost.core.rating.period import Period
 
 _SUMS = [column.name for column in records.USAGE_SUMS]
 _KEYS = [column.name for column in records.USAGE_KEYS if column.type == records.TEXT]

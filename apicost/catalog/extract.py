@@ -25,7 +25,7 @@ from apicost import durable
 from apicost.catalog import documents
 from apicost.catalog.documents import Resolver, Unresolved, merged
 from apicost.catalog.servers import expand, of_swagger
-from apicost.core.paths import parse_template
+from apicost.core.naming.paths import parse_template
 from apicost.problems import InputError, Problem
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")

@@ -18,9 +18,9 @@ from typing import Protocol
 from apicost.catalog.extract import Extracted, Extraction, extract
 from apicost.catalog.extract import Server as ServerObject
 from apicost.catalog.servers import Server, configured_base, configured_host, expand
-from apicost.core.match import Api, Claim, Index, Operation, Place
-from apicost.core.operations import ANY
-from apicost.core.paths import Segment, parse_template
+from apicost.core.naming.match import Api, Claim, Index, Operation, Place
+from apicost.core.naming.operations import ANY
+from apicost.core.naming.paths import Segment, parse_template
 from apicost.problems import Problem
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from apicost import yamlfile
-from apicost.core.pricebook import METERS, UNITS, WHERE_COLUMNS, Price, PriceBook, SharedCost, Sku, Tier
+from apicost.core.rating.pricebook import METERS, UNITS, WHERE_COLUMNS, Price, PriceBook, SharedCost, Sku, Tier
 from apicost.core.scopes import UNKNOWN
 from apicost.problems import InputError, Problem
 

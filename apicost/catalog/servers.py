@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from apicost.core.operations import ANY, EXACT_HOST, HOST_PATTERN, HostPattern
-from apicost.core.paths import MIXED, PARAMETER, Segment, decode, literal, normal_host, parse_template
+from apicost.core.naming.operations import ANY, EXACT_HOST, HOST_PATTERN, HostPattern
+from apicost.core.naming.paths import MIXED, PARAMETER, Segment, decode, literal, normal_host, parse_template
 
 MAX_EXPANSIONS = 64  # combinations of enum values of one server
 

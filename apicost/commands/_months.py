@@ -13,12 +13,12 @@ from pathlib import Path
 
 from apicost import config
 from apicost.catalog import prices
-from apicost.core import period, rate
-from apicost.core.days import keys_needed
-from apicost.core.period import Period
-from apicost.core.pricebook import PriceBook
-from apicost.core.statement import Statement
-from apicost.core.usage_rows import KEYS, UsageRows, gather
+from apicost.core.rating import period, rate
+from apicost.core.rating.days import keys_needed
+from apicost.core.rating.period import Period
+from apicost.core.rating.pricebook import PriceBook
+from apicost.core.rating.statement import Statement
+from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
 from apicost.problems import InputError, Problem
 from apicost.report.export import ApiInfo
 from apicost.store.catalogue import CATALOGUE, LedgerError

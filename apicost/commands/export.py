@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from apicost.commands import _months
-from apicost.core.period import Period
-from apicost.core.usage_rows import KEYS, gather
+from apicost.core.rating.period import Period
+from apicost.core.rating.usage_rows import KEYS, gather
 from apicost.report import export
 from apicost.store.query import Ledger
 

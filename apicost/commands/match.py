@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from apicost.catalog.openapi import ApiSource, Catalog, Source, load_apis
-from apicost.core.match import Index, Match
+from apicost.core.naming.match import Index, Match
 from apicost.problems import InputError, Problem
 
 DESCRIPTION = """Say which documented operation a request belongs to, by the rules that the running daemon uses.

@@ -7,8 +7,8 @@ import json
 import sys
 
 from apicost.catalog import prices
-from apicost.core import money
-from apicost.core.pricebook import PriceBook
+from apicost.core.rating import money
+from apicost.core.rating.pricebook import PriceBook
 
 DESCRIPTION = """Check a price book. Every problem is printed with file and line, what is wrong, what comes of it
 and what to write instead. A book with a problem is not used by any command;

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apicost import durable
 from apicost.commands import _months
-from apicost.core.statement import Statement
+from apicost.core.rating.statement import Statement
 from apicost.report import csvfile, export, monthly, render
 
 DESCRIPTION = """Write what a month cost, by API, operation, consumer and day.

@@ -213,7 +213,7 @@ def _leg(leg: str) -> tuple[tuple[str, pa.DataType, str, str], ...]:
     )
 
 
-# What `core/correlate` makes: one row per request, and rows for what belongs to none.
+# What `core/join/correlate` makes: one row per request, and rows for what belongs to none.
 JOINED = _columns(
     ("kind", _U8, "RowKind", "what the row stands for"),
     ("worker_pid", _I32, "", "identity of the usage line; -1 for an unattributed row"),
@@ -252,7 +252,7 @@ JOINED = _columns(
     *_leg("upstream"),
 )
 
-# What `core/match` adds.
+# What `core/naming/match` adds.
 NAMING = _columns(
     ("api", TEXT, "", "id of the API; null when no document or binding claims the request"),
     (

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apicost import durable
-from apicost.core import money
+from apicost.core.rating import money
 
 # Columns of text that are numbers: made by this program, and a minus sign is theirs.
 DECIMALS = frozenset(("quantity", "unit_price", "list_cost", "billed_cost"))

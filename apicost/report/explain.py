@@ -2,7 +2,7 @@
 
 Rules of this file:
 - The second working-out is its own: whole Python integers, row by row, from the usage and the price book.
-  It uses none of the column arithmetic of `core/rate`, so that the two check each other.
+  It uses none of the column arithmetic of `core/rating/rate`, so that the two check each other.
 - Each statement names its source: usage columns, or FILE:LINE of the price book.
 """
 
@@ -16,11 +16,11 @@ from math import floor
 
 import numpy as np
 
-from apicost.core import money
-from apicost.core.pricebook import SharedCost, Sku
-from apicost.core.rate import WIRE_BYTES
-from apicost.core.statement import UNALLOCATED, Line, Statement
-from apicost.core.usage_rows import KEYS
+from apicost.core.rating import money
+from apicost.core.rating.pricebook import SharedCost, Sku
+from apicost.core.rating.rate import WIRE_BYTES
+from apicost.core.rating.statement import UNALLOCATED, Line, Statement
+from apicost.core.rating.usage_rows import KEYS
 
 _NAMES = {"match_state": "match", "status_class": "status", "llm_model": "model"}
 

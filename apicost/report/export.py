@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.core.period import Period, utc_text
-from apicost.core.statement import CHARGE, Statement
-from apicost.core.usage_rows import KEYS, UsageRows
+from apicost.core.rating.period import Period, utc_text
+from apicost.core.rating.statement import CHARGE, Statement
+from apicost.core.rating.usage_rows import KEYS, UsageRows
 from apicost.report import csvfile
 
 PIECE_ROWS = 1 << 15  # written in pieces: about 30 MB of text at a time

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from apicost.core import days, money, records
-from apicost.core.days import DayFigure
-from apicost.core.rate import WIRE_BYTES
-from apicost.core.statement import UNALLOCATED, Statement
-from apicost.core.usage_rows import UsageRows
+from apicost.core import records
+from apicost.core.rating import days, money
+from apicost.core.rating.days import DayFigure
+from apicost.core.rating.rate import WIRE_BYTES
+from apicost.core.rating.statement import UNALLOCATED, Statement
+from apicost.core.rating.usage_rows import UsageRows
 from apicost.report.export import ApiInfo, keys_of
 
 Ints = npt.NDArray[np.int64]

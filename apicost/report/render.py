@@ -18,9 +18,9 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
-from apicost.core import money
-from apicost.core.days import DayFigure
-from apicost.core.period import utc_text
+from apicost.core.rating import money
+from apicost.core.rating.days import DayFigure
+from apicost.core.rating.period import utc_text
 from apicost.report import charts
 from apicost.report.monthly import Breakdown, Figures, Row, SkuRow
 

@@ -3,8 +3,8 @@
 import pytest
 
 from apicost.catalog.servers import configured_host, expand
-from apicost.core.operations import ANY_HOST, EXACT_HOST, HOST_PATTERN
-from apicost.core.paths import LITERAL, MIXED, PARAMETER
+from apicost.core.naming.operations import ANY_HOST, EXACT_HOST, HOST_PATTERN
+from apicost.core.naming.paths import LITERAL, MIXED, PARAMETER
 
 
 def reached(url, **variables):

@@ -42,7 +42,7 @@ def test_the_catalogue_and_the_matcher_import_neither_the_validator_nor_pandas()
     """What the daemon imports stays small."""
     heavy = ("openapi_core", "openapi_spec_validator", "jsonschema", "pandas", "duckdb")
     code = (
-        "import sys, apicost.catalog.openapi, apicost.core.match\n"
+        "import sys, apicost.catalog.openapi, apicost.core.naming.match\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,8 +1,8 @@
 """Small catalogues for the matcher's tests, written as a person would say them."""
 
-from apicost.core.match import Api, Claim, Index, Operation, Place
-from apicost.core.operations import ANY, EXACT_HOST, HOST_PATTERN, HostPattern
-from apicost.core.paths import parse_template
+from apicost.core.naming.match import Api, Claim, Index, Operation, Place
+from apicost.core.naming.operations import ANY, EXACT_HOST, HOST_PATTERN, HostPattern
+from apicost.core.naming.paths import parse_template
 
 
 def host_pattern(text):

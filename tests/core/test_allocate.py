@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apicost.core.allocate import allocate, allocate_groups
+from apicost.core.join.allocate import allocate, allocate_groups
 
 amounts = st.integers(0, 1 << 60)
 weightings = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=12)

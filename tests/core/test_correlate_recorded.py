@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from apicost.core import records
-from apicost.core.correlate import Carry, Settings, correlate
+from apicost.core.join.correlate import Carry, Settings, correlate
 from bench.join_recorded import EXCERPT, Recorded, cases, load
 
 SETTINGS = Settings(gateway_ports=(19080, 19443))

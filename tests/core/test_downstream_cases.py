@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.core.correlate import Carry, Settings, Step, correlate
+from apicost.core.join.correlate import Carry, Settings, Step, correlate
 from apicost.core.records import FLOW, LINE, Confidence, Role, RowKind, SnapshotKind
 from tests.strategies import CLOCK, MAPPED, MS
 

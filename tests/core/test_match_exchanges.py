@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from apicost.core import records
-from apicost.core.match import name_exchanges
+from apicost.core.naming.match import name_exchanges
 from tests.core.match_documents import api, index
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from apicost.core.match import Index
+from apicost.core.naming.match import Index
 from tests.core.match_documents import api, found, index
 
 

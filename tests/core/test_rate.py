@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from apicost.catalog import prices
-from apicost.core import days, period, rate
-from apicost.core.usage_rows import gather
+from apicost.core.rating import days, period, rate
+from apicost.core.rating.usage_rows import gather
 from tests.usage_months import usage
 
 GB = 10**9

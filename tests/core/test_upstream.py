@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from apicost.core import records
+from apicost.core.join.upstream import Attempts, UpstreamSettings, UpstreamState, attempts_of, attribute_upstream
 from apicost.core.records import Confidence, Role, RowKind, SnapshotKind
-from apicost.core.upstream import Attempts, UpstreamSettings, UpstreamState, attempts_of, attribute_upstream
 
 MS = 1_000_000
 BACKEND = (0, 0xFFFF_0A00_0001, 8080)  # 10.0.0.1:8080

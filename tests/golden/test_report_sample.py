@@ -17,8 +17,8 @@ def write(out: Path) -> None:
     """The sample: an ordinary month of three APIs, in 12-hour buckets, priced by specs/prices.yaml."""
     from apicost.catalog import prices
     from apicost.commands import report
-    from apicost.core import period, rate
-    from apicost.core.usage_rows import gather
+    from apicost.core.rating import period, rate
+    from apicost.core.rating.usage_rows import gather
     from apicost.report import export, monthly
     from tests import usage_months
 

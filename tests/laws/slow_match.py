@@ -1,7 +1,7 @@
 """The rules of matching read straight from the page, with no index: every template against every request.
 
-Shares nothing with `core/index.py` and `core/trie.py`; templates are compared by regular expressions, where the index
-uses a trie and string searches.
+Shares nothing with `core/naming/index.py` and `core/naming/trie.py`; templates are compared by regular expressions,
+where the index uses a trie and string searches.
 """
 
 import re

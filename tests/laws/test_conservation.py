@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apicost.core import records
-from apicost.core.correlate import Carry, Settings, correlate
+from apicost.core.join.correlate import Carry, Settings, correlate
 from apicost.core.records import Confidence, RowKind
 from tests.strategies import CLOCK, MS, Traffic, schedules, traffic
 

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apicost.core.match import Api, Index
+from apicost.core.naming.match import Api, Index
 from tests.core.match_documents import place
 from tests.laws.slow_match import Line, fits, segments_of, slow_find
 

@@ -1,4 +1,4 @@
-"""Money is conserved, exact, and the same whatever the order: core/money.py and core/rate.py."""
+"""Money is conserved, exact, and the same whatever the order: core/rating/money.py and core/rating/rate.py."""
 
 import ast
 from decimal import Decimal
@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apicost.catalog import prices
-from apicost.core import days, money, period, rate
-from apicost.core.usage_rows import gather
+from apicost.core.rating import days, money, period, rate
+from apicost.core.rating.usage_rows import gather
 from apicost.report import monthly
 from tests.usage_months import usage
 
@@ -25,7 +25,7 @@ counts = st.lists(st.integers(0, 1 << 50), min_size=1, max_size=30)
 @pytest.mark.parametrize("name", ["money", "rate", "statement", "usage_rows", "days", "pricebook", "period"])
 def test_no_float_touches_money(name):
     """The code between a quantity and a cent has no float: no literal, no name, no division but whole ones."""
-    for node in ast.walk(ast.parse((ROOT / f"apicost/core/{name}.py").read_text())):
+    for node in ast.walk(ast.parse((ROOT / f"apicost/core/rating/{name}.py").read_text())):
         place = f"{name}.py:{getattr(node, 'lineno', 0)}"
         assert not (isinstance(node, ast.Constant) and isinstance(node.value, float | complex)), place
         assert not (isinstance(node, ast.Name) and node.id == "float"), place

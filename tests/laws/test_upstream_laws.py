@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apicost.core import records
-from apicost.core.records import Confidence, Role, SnapshotKind
-from apicost.core.upstream import (
+from apicost.core.join.upstream import (
     Attempts,
     Parts,
     Settled,
@@ -15,6 +14,7 @@ from apicost.core.upstream import (
     UpstreamState,
     attribute_upstream,
 )
+from apicost.core.records import Confidence, Role, SnapshotKind
 
 MS = 1_000_000
 BACKENDS = [(0, 0xFFFF_0A00_0001, 8080), (0x2001_0DB8_0000_0000, 1, 443)]

@@ -16,8 +16,9 @@ import pytest
 
 from apicost import cli
 from apicost.catalog import prices
-from apicost.core import period, rate, records
-from apicost.core.usage_rows import gather
+from apicost.core import records
+from apicost.core.rating import period, rate
+from apicost.core.rating.usage_rows import gather
 from apicost.report import explain, export, monthly, render
 from apicost.store.lake import Lake
 from tests import usage_months

@@ -1,0 +1,338 @@
+"""Flows and usage lines -> exchanges.
+
+One step takes what came in since the last, the carry of the last, and gives out what is settled now:
+
+    FLOW, LINE, carry  ->  JOINED (one row per request, and rows for bytes of none), PART, new carry
+
+Rules of this file:
+- A line is given out once, when both of its legs are settled: `downstream` (the client's connection) and
+  `upstream` (each try towards a backend). A leg that finds no flow in time is settled as app-only.
+- Every byte that the kernel counted comes out in exactly one PART row (law 1).
+- Nothing here depends on how the input was split over steps, as long as the waits are longer than the input is
+  out of step (law 4). `line_id`, the number of a line in order of arrival, is never compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apicost.core import records
+from apicost.core.clock import Clock
+from apicost.core.join import joined
+from apicost.core.join.downstream import TCP, DownstreamState, attribute_downstream
+from apicost.core.join.downstream_state import Flows, Legs, LineParts, Lines, Turns
+from apicost.core.join.segments import I64
+from apicost.core.join.settings import Settings
+from apicost.core.join.upstream import (
+    Settled,
+    UpstreamSettings,
+    UpstreamState,
+    attempts_of,
+    attribute_upstream,
+)
+from apicost.core.join.upstream_columns import Bool, hash_of
+from apicost.core.records import FLOW, LINE, Confidence, Role
+
+__all__ = ["Carry", "Clock", "Settings", "Step", "correlate"]
+
+LINE_ID = "line_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carry:
+    """What is still open after a step. Plain tables by name, so that it can be stored as files.
+
+    lines: LINE and `line_id`, not given out yet. legs, parts, tries: of these, what is settled already.
+    identities: what a row says of its request (and `line_id`), of requests whose flow may still get overhead.
+    next_line_id: the number of the next line that comes in.
+    """
+
+    lines: pa.Table
+    identities: pa.Table
+    legs: Legs
+    parts: LineParts
+    tries: Settled
+    downstream: DownstreamState
+    upstream: UpstreamState
+    next_line_id: int
+
+    @classmethod
+    def empty(cls) -> Carry:
+        """Before the first step."""
+        return cls(
+            lines=_with_id(records.empty(LINE), np.zeros(0, np.int64)),
+            identities=_with_id(records.empty(LINE).select(joined.SAME), np.zeros(0, np.int64)),
+            legs=Legs.empty(),
+            parts=LineParts.empty(),
+            tries=Settled.empty(),
+            downstream=DownstreamState.empty(),
+            upstream=UpstreamState(),
+            next_line_id=0,
+        )
+
+    def without_flows(self) -> Carry:
+        """The carry for a probe that was loaded anew and counts from zero; lines that wait stay.
+
+        Call it after a step with `final=True`: what the old probe had counted is given out by then.
+        """
+        return dataclasses.replace(self, downstream=DownstreamState.empty(), upstream=UpstreamState())
+
+    def to_tables(self) -> dict[str, pa.Table]:
+        """Plain Arrow tables by name."""
+        return {
+            "lines": self.lines,
+            "identities": self.identities,
+            "legs": self.legs.to_table(),
+            "parts": self.parts.to_table(),
+            "tries": self.tries.to_table(),
+            "downstream_flows": self.downstream.flows.to_table(),
+            "downstream_turns": self.downstream.turns.to_table(),
+            "numbers": pa.table({"next_line_id": pa.array([self.next_line_id], pa.int64())}),
+            **self.upstream.to_tables(),
+        }
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, pa.Table]) -> Carry:
+        """The inverse of `to_tables`.
+
+        Raises KeyError when a table or a column is missing: the carry is of another version; begin with
+        `Carry.empty()` and count what was open as lost.
+        """
+        empty = cls.empty()
+
+        def same(name: str, wanted: pa.Schema) -> pa.Table:
+            table = tables[name].select(wanted.names)
+            return table if table.schema.equals(wanted) else table.cast(wanted)
+
+        return cls(
+            lines=same("lines", empty.lines.schema),
+            identities=same("identities", empty.identities.schema),
+            legs=Legs.from_table(tables["legs"]),
+            parts=LineParts.from_table(tables["parts"]),
+            tries=Settled.from_table(tables["tries"]),
+            downstream=DownstreamState(
+                flows=Flows.from_table(tables["downstream_flows"]),
+                turns=Turns.from_table(tables["downstream_turns"]),
+            ),
+            upstream=UpstreamState.from_tables(tables),
+            next_line_id=int(tables["numbers"].column("next_line_id")[0].as_py()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one step gave out.
+
+    exchanges: columns as in `records.JOINED`. parts: as in `records.PART`.
+    counts: what was met, by name, for metrics and completeness.
+    """
+
+    exchanges: pa.Table
+    parts: pa.Table
+    carry: Carry
+    counts: dict[str, int]
+
+
+def correlate(
+    carry: Carry,
+    flows: pa.Table,
+    lines: pa.Table,
+    *,
+    clock: Clock,
+    now_mono_ns: int,
+    settings: Settings,
+    final: bool = False,
+) -> Step:
+    """One step of the join.
+
+    flows: columns as in `records.FLOW`; lines: as in `records.LINE`; any order, repeated snapshots allowed,
+    lines each once.
+    now_mono_ns: up to when the input is complete, apart from what is late; waits are measured against it.
+    final: give out everything now; of open flows only the counters stay in the carry.
+
+    The carry that comes in isn't changed: a step can be repeated.
+    """
+    records.check(flows, FLOW, "correlate: flows")
+    records.check(lines, LINE, "correlate: lines")
+    own_flows, upstream_flows = _sides(carry, flows, settings)
+
+    new_ids = np.arange(carry.next_line_id, carry.next_line_id + len(lines), dtype=np.int64)
+    fresh = _with_id(lines, new_ids)
+    waiting = _one_chunk(pa.concat_tables([carry.lines, fresh]) if len(carry.lines) else fresh)
+    ids: I64 = np.asarray(records.numbers(waiting, LINE_ID), np.int64)
+
+    settled_before = np.isin(ids, carry.legs.line_id)
+    numbers = lines_of(waiting, ids)
+    down = attribute_downstream(
+        carry.downstream,
+        own_flows,
+        numbers.take(~settled_before) if settled_before.any() else numbers,
+        now_mono_ns=now_mono_ns,
+        settings=settings,
+        final=final,
+    )
+    up = attribute_upstream(
+        carry.upstream,
+        upstream_flows,
+        attempts_of(fresh, new_ids),
+        now_mono_ns=now_mono_ns,
+        settings=UpstreamSettings(
+            line_wait_ns=settings.line_wait_ns,
+            flow_wait_ns=settings.flow_wait_ns,
+            linger_ns=settings.grace_ns,
+        ),
+        final=final,
+    )
+    legs = Legs.concat([carry.legs, down.legs])
+    parts = LineParts.concat([carry.parts, down.parts])
+    tries = Settled.concat([carry.tries, up.settled])
+
+    ready = _ready(waiting, ids, legs, tries)
+    # Of those that come in now only few will be needed again; they are looked up where they are.
+    named = np.unique(
+        np.concatenate([down.state.flows.last_line, up.state.flows.last_line, down.loose.line_id, up.parts.line_id])
+    )
+    identities = _named(carry.identities, waiting.select(carry.identities.schema.names), named)
+    identity_ids: I64 = np.asarray(records.numbers(identities, LINE_ID), np.int64)
+    out = joined.rows(
+        lines=waiting.filter(pa.array(ready)) if not ready.all() else waiting,
+        legs=legs,
+        parts=parts,
+        tries=tries,
+        loose=down.loose,
+        upstream_loose=up.parts,
+        identities=identities,
+        identity_ids=identity_ids,
+        clock=clock,
+    )
+    given_out = ids[ready]
+    still_named = np.union1d(down.state.flows.last_line, up.state.flows.last_line)
+    new_carry = Carry(
+        lines=_compact(waiting.filter(pa.array(~ready))),
+        identities=_compact(identities.take(np.flatnonzero(np.isin(identity_ids, still_named)))),
+        legs=legs.take(~np.isin(legs.line_id, given_out)),
+        parts=parts.take(~np.isin(parts.line_id, given_out)),
+        tries=tries.take(~np.isin(tries.line_id, given_out)),
+        downstream=down.state,
+        upstream=up.state,
+        next_line_id=carry.next_line_id + len(lines),
+    )
+    counts = {
+        **down.counts,
+        "exchanges": int(ready.sum()),
+        "lines_waiting": int((~ready).sum()),
+        "tries_without_flow": int((up.settled.confidence == Confidence.APP_ONLY).sum()),
+        "rows_overhead": out.overhead_rows,
+        "rows_unattributed": out.unattributed_rows,
+    }
+    return Step(exchanges=out.exchanges, parts=out.parts, carry=new_carry, counts=counts)
+
+
+def lines_of(table: pa.Table, ids: I64) -> Lines:
+    """The numbers of usage lines that the downstream leg needs."""
+
+    def column(name: str) -> Any:
+        return records.numbers(table, name)
+
+    requested, length = column("request_bytes"), column("content_length")
+    # nginx's request_length leaves out a body that it discarded.
+    discarded = np.where(requested < length, length, 0)
+    place = hash_of(column("peer_hi"), column("peer_lo"), column("peer_port"), column("local_port"))
+    access, header, log = column("access_mono_ns"), column("header_mono_ns"), column("log_mono_ns")
+    there = np.where(access >= 0, access, np.where(header >= 0, header, log))
+    tls_code, _ = records.codes(table.select(["tls_version"]), "tls_version")
+    cipher_code, ciphers = records.codes(table.select(["tls_cipher"]), "tls_cipher")
+    long_hash = np.array([*("SHA384" in cipher for cipher in ciphers), False])
+    return Lines(
+        line_id=ids,
+        connection=hash_of(place, column("worker_pid"), column("worker_started_unix_ms"), column("connection")),
+        place=place,
+        request=column("connection_requests"),
+        http=column("http_version"),
+        tls=tls_code >= 0,
+        status=column("status").astype(np.int32),
+        in_bytes=requested + discarded,
+        out_bytes=column("response_bytes"),
+        in_offset=column("tls_read_bytes"),
+        out_offset=column("tls_written_bytes"),
+        body_bytes=length,
+        unread=requested < length,
+        sha384=long_hash[cipher_code],
+        started_mono_ns=np.minimum(there, log),
+        header_mono_ns=header,
+        log_mono_ns=log,
+    )
+
+
+def _sides(carry: Carry, flows: pa.Table, settings: Settings) -> tuple[pa.Table, pa.Table]:
+    """The snapshots of upstream flows, and all others with their role made sure of.
+
+    The probe knows the role of a flow whose beginning it saw. An older one is told by its ports.
+    """
+    if len(flows) == 0:
+        return flows, flows
+    role = np.asarray(records.numbers(flows, "role"), np.uint8).copy()
+    local, peer = records.numbers(flows, "local_port"), records.numbers(flows, "peer_port")
+    protocol = records.numbers(flows, "protocol")
+    unknown = role == Role.UNKNOWN
+    ours = np.isin(local, np.asarray(settings.gateway_ports, np.uint16))
+    control = np.isin(peer, np.asarray(settings.control_ports, np.uint16))
+    role[unknown & ours & (protocol == TCP)] = Role.DOWNSTREAM
+    role[((role == Role.UPSTREAM) | unknown) & control] = Role.CONTROL
+    upstream: Bool = (role == Role.UPSTREAM) & (protocol == TCP)
+    if upstream.any() and len(carry.downstream.flows):
+        # A flow that was taken up here as unknown stays here: it is counted in one place only.
+        upstream &= ~np.isin(records.numbers(flows, "flow"), carry.downstream.flows.flow)
+    place = flows.schema.get_field_index("role")
+    sure = flows.set_column(place, flows.schema.field(place), pa.array(role))
+    return sure.filter(pa.array(~upstream)), sure.filter(pa.array(upstream))
+
+
+def _ready(waiting: pa.Table, ids: I64, legs: Legs, tries: Settled) -> Bool:
+    """Which waiting lines have both legs settled."""
+    wanted = pc.list_value_length(waiting.column("attempt_addr")).fill_null(0).to_numpy()
+    settled = np.zeros(len(ids), np.int64)
+    at = np.searchsorted(ids, tries.line_id)
+    np.add.at(settled, at, 1)
+    ready = settled >= wanted
+    ready &= np.isin(ids, legs.line_id)
+    return ready
+
+
+def _named(old: pa.Table, new: pa.Table, names: I64) -> pa.Table:
+    """The rows of both with these line_ids."""
+    found = []
+    for table in (old, new):
+        rows = np.flatnonzero(np.isin(np.asarray(records.numbers(table, LINE_ID), np.int64), names))
+        found.append(table.take(rows))
+    return pa.concat_tables(found)
+
+
+def _with_id(lines: pa.Table, ids: I64) -> pa.Table:
+    return lines.append_column(LINE_ID, pa.array(ids, pa.int64()))
+
+
+def _one_chunk(table: pa.Table) -> pa.Table:
+    return table.unify_dictionaries().combine_chunks()
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """The same rows with dictionaries that hold only what they use: a carry lives for weeks."""
+    if len(table) == 0:
+        return table.schema.empty_table()
+    table = _one_chunk(table)
+    for position, field in enumerate(table.schema):
+        if not pa.types.is_dictionary(field.type):
+            continue
+        known: Any = table.column(position).chunk(0)
+        if len(known.dictionary) > 1_000 + len(table) // 4:
+            plain = table.column(position).cast(field.type.value_type)
+            table = table.set_column(position, field, plain.dictionary_encode().cast(field.type))
+    return _one_chunk(table)

@@ -1,0 +1,1 @@
+"""Naming: which OpenAPI operation a request belongs to."""

@@ -1,0 +1,599 @@
+"""Requests to OpenAPI operations: which documented operation a request belongs to, and whose it is when none.
+
+Rules of this file (docs/matching.md has them with examples):
+1. Host: exact before variable or wildcard before any.
+2. Then base + template, segment by segment from the left: literal, mixed (more literal characters first), one
+   parameter, multi-segment.
+3. The best candidate that documents the method. None: undocumented-method on the best. A better template
+   that lacked the method is flagged method-fallthrough.
+4. Ties: longer base, higher priority of the API, order of the documents; flagged ambiguous-operation.
+5. HEAD falls back to GET. OPTIONS that no candidate documents is the pseudo-operation cors-preflight.
+6. Only where no template fits at all, slashes are repaired; flagged loose-match.
+
+There is no cache of paths: an answer costs about as much as a cache's miss, and what is not kept can't grow
+with a million distinct paths.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from apicost.core.naming import trie
+from apicost.core.naming.combine import CHUNK, Coded, code, combine
+from apicost.core.naming.operations import (
+    AMBIGUOUS,
+    ANY,
+    ANY_HOST,
+    EXACT_HOST,
+    FALLTHROUGH,
+    HOST_PATTERN,
+    LOOSE,
+    MATCHED,
+    PREFLIGHT,
+    UNDOCUMENTED_METHOD,
+    UNDOCUMENTED_PATH,
+    UNKNOWN_HOST,
+    Api,
+    Claim,
+    HostPattern,
+    Match,
+    Operation,
+    Place,
+)
+from apicost.core.naming.paths import fits, normal_host, query_pairs, repairs, sort_key, split_path
+from apicost.core.naming.trie import ANSWERS, SURE_PARAMETER, SURE_TAILS
+
+Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
+
+# Hosts come from clients: what is remembered of them is bounded, 1 << 12 x about 600 B = 2.4 MiB at most.
+MAX_HOSTS = 1 << 12
+MAX_HOST_CHARS = 255  # of a domain name, RFC 1035, section 2.3.4
+# Answers are few (operations x flags), except for what an odd catalogue could make of alternatives.
+MAX_ANSWERS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A place, ranked: smaller is better within one class of hosts.
+
+    group: the same for templates that compare equal; tie: the same where nothing but the base, the priority
+    or the documents' order decides.
+    """
+
+    order: int
+    group: int
+    tie: int
+    operation: Operation
+    discriminators: tuple[tuple[str, str | None], ...]
+
+
+class _Owner(NamedTuple):
+    """A claim in the trie: smaller rank is better; equal ranks of different APIs have no owner."""
+
+    rank: tuple[object, ...]
+    api: str
+
+
+class _Target(NamedTuple):
+    """One trie that a host leads to."""
+
+    rank: int
+    root: trie.Node
+    upstream: bool  # walked by the path sent upstream, where it differs
+    apis: frozenset[str]
+
+
+class _View(NamedTuple):
+    """What one host leads to in one scope: its tries, best class of hosts first.
+
+    start: above the root of the only trie of the best class, behind the empty text before a path's first "/": there
+    the walk by first choice starts. None where the best class has several tries.
+    """
+
+    targets: tuple[_Target, ...]
+    start: trie.Node | None
+    upstream: bool
+    alone: str | None  # the API that alone has this host by name, for paths outside of every base path
+
+
+class _Scope:
+    """The APIs that a request may belong to: all (by host), or those bound to its route or service."""
+
+    def __init__(self, apis: Sequence[Api], ranked: dict[int, _Entry], bound: bool) -> None:
+        self.sole_api = apis[0].id if bound and len(apis) == 1 else None
+        by_host: dict[tuple[HostPattern, bool], list[tuple[int, Place | Claim, Api]]] = {}
+        for api in apis:
+            upstream = api.path_seen == "upstream"
+            items: tuple[Place | Claim, ...] = (*api.places, *api.claims)
+            for item in items:
+                hosts = [item.host]
+                if bound:
+                    hosts = list(dict.fromkeys((item.host, ANY)))
+                elif api.bound and item.host.rank == ANY_HOST:
+                    continue
+                for host in hosts:
+                    by_host.setdefault((host, upstream), []).append((id(item), item, api))
+        shared: dict[tuple[int, ...], trie.Node] = {}
+        self._exact: dict[str, list[_Target]] = {}
+        self._patterns: list[tuple[tuple[str, ...], _Target]] = []
+        self._any: list[_Target] = []
+        for (host, upstream), members in by_host.items():
+            # Hosts with the same operations share one trie, so a list of mirrors costs nothing.
+            key = tuple(dict.fromkeys(number for number, _, _ in members))
+            if key not in shared:
+                shared[key] = _compile([(item, api) for _, item, api in members], ranked)
+            target = _Target(host.rank, shared[key], upstream, frozenset(api.id for _, _, api in members))
+            if host.rank == EXACT_HOST:
+                self._exact.setdefault(host.pieces[0], []).append(target)
+            elif host.rank == HOST_PATTERN:
+                self._patterns.append((host.pieces, target))
+            else:
+                self._any.append(target)
+        self._elsewhere = _view(self._any)
+        self.views: dict[str, _View] = {}
+        self.has_upstream = any(api.path_seen == "upstream" for api in apis)
+
+    def resolve(self, host: str) -> _View:
+        """What a host leads to, remembered up to a bound."""
+        normal = normal_host(host)
+        named = [
+            *self._exact.get(normal, ()),
+            *(target for pieces, target in self._patterns if fits(pieces, normal)),
+        ]
+        view = _view([*named, *self._any]) if named else self._elsewhere
+        if len(host) <= MAX_HOST_CHARS:
+            if len(self.views) >= MAX_HOSTS:
+                self.views.clear()
+            self.views[host] = view
+        return view
+
+
+def _view(targets: Sequence[_Target]) -> _View:
+    ordered = tuple(sorted(targets, key=lambda target: target.rank))
+    best = [target for target in ordered if target.rank == ordered[0].rank]
+    apis = {api for target in best if target.rank < ANY_HOST for api in target.apis}
+    alone = apis.pop() if len(apis) == 1 else None
+    if len(best) == 1:
+        return _View(ordered, {"": best[0].root}, best[0].upstream, alone)
+    return _View(ordered, None, False, alone)
+
+
+def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entry]) -> trie.Node:
+    root: trie.Node = {}
+    for item, api in items:
+        if isinstance(item, Claim):
+            owner = _Owner((sort_key(item.base), -api.priority), api.id)
+            trie.insert(root, item.base).setdefault(trie.CLAIMS, []).append(owner)
+        else:
+            trie.insert(root, item.segments).setdefault(trie.ENTRIES, []).append(ranked[id(item)])
+    trie.mark_sure(root)
+    leaves = [node for node in trie.nodes_of(root) if trie.ENTRIES in node]
+    # Where some template documents HEAD, a HEAD on another path may fall through to it: no sure answer then.
+    heads = any(entry.operation.method == "HEAD" for entry in ranked.values())
+    for node in leaves:
+        node[trie.ENTRIES].sort(key=lambda entry: entry.order)
+        node[trie.ANSWERS] = _sure_answers(node[trie.ENTRIES], heads)
+    return root
+
+
+def _sure_answers(entries: Sequence[_Entry], heads: bool) -> dict[str, Match]:
+    """Answers that need no look at the query: method -> match."""
+    answers = {}
+    asking = {entry.operation.method for entry in entries if entry.discriminators}
+    for method in {entry.operation.method for entry in entries} - asking:
+        fitting = [entry for entry in entries if entry.operation.method == method]
+        answers[method] = _matched(fitting[0], fitting[1:], ())
+    if "GET" in answers and not heads:
+        answers["HEAD"] = answers["GET"]
+    return answers
+
+
+def _matched(best: _Entry, others: Iterable[_Entry], flags: tuple[str, ...]) -> Match:
+    own = (best.operation.spec, best.operation.pointer, best.operation.api)
+    rivals = {
+        (e.operation.spec, e.operation.pointer, e.operation.api): e.operation for e in others if e.tie == best.tie
+    }
+    rivals.pop(own, None)
+    return Match(
+        state=MATCHED,
+        api=best.operation.api,
+        operation=best.operation,
+        path_template=best.operation.path_template,
+        flags=(*flags, AMBIGUOUS) if rivals else flags,
+        alternatives=tuple(rivals.values()),
+    )
+
+
+class Batch(NamedTuple):
+    """Answers for many requests: `codes` has one per row, an index into `matches`."""
+
+    codes: npt.NDArray[np.int32]
+    matches: tuple[Match, ...]
+
+
+class _Candidate(NamedTuple):
+    """An entry under the class of the host that led to it."""
+
+    rank: int
+    order: int
+    entry: _Entry
+
+
+class Index:
+    """All operations of all documents, compiled for look-up. Immutable but for a bounded memory of hosts.
+
+    Made once per catalogue; a look-up allocates nothing where it takes the common way.
+    """
+
+    def __init__(self, apis: Sequence[Api]) -> None:
+        self.apis = tuple(apis)
+        ranked = _rank(apis)
+        self._default = _Scope(apis, ranked, bound=False)
+        self._views = self._default.views
+        self._by_route = _bindings(apis, ranked, "route_ids")
+        self._by_service = _bindings(apis, ranked, "service_ids")
+        self.has_bindings = bool(self._by_route or self._by_service)
+        self.has_discriminators = any(place.discriminators for api in apis for place in api.places)
+        scopes = (self._default, *self._by_route.values(), *self._by_service.values())
+        self.has_upstream = any(scope.has_upstream for scope in scopes)
+        self._answers: dict[object, Match] = {}
+
+    def find(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        *,
+        upstream_path: str | None = None,
+        route_id: str | None = None,
+        service_id: str | None = None,
+        query_names: str | None = None,
+    ) -> Match:
+        """The operation of one request.
+
+        method: as sent; methods are case-sensitive.
+        host: as sent, with a port where one was sent; "" where none.
+        path: raw, percent-encoded; a query may follow.
+        upstream_path: what the gateway sent upstream, where it differs.
+        query_names: names of query parameters, comma-separated, for when the path has no query with it. Values
+            are unknown then: an answer that depends on one is flagged ambiguous-operation.
+        """
+        if self.has_bindings:
+            scope = self._scope(route_id, service_id)
+            view = scope.views.get(host) or scope.resolve(host)
+        else:
+            scope = self._default
+            view = self._views.get(host) or scope.resolve(host)
+        node = view.start
+        if node is not None:
+            raw = upstream_path if upstream_path and view.upstream else path
+            # What must be decoded or repaired takes the long way.
+            if "%" not in raw and "/." not in raw and "?" not in raw and "#" not in raw:
+                rest = iter(raw.split("/"))
+                for segment in rest:
+                    if segment in node:
+                        node = node[segment]
+                    elif SURE_PARAMETER in node and segment:
+                        node = node[SURE_PARAMETER]
+                    else:
+                        node = trie.by_tail(node, [segment, *rest]) if SURE_TAILS in node else None
+                        break
+                if node is not None and ANSWERS in node:
+                    answers: dict[str, Match] = node[ANSWERS]
+                    if method in answers:
+                        return answers[method]
+        return self._search(scope, view, method, path, upstream_path, query_names)
+
+    def find_batch(
+        self,
+        methods: Texts,
+        hosts: Texts,
+        paths: Texts,
+        *,
+        upstream_paths: Texts | None = None,
+        route_ids: Texts | None = None,
+        service_ids: Texts | None = None,
+        query_names: Texts | None = None,
+    ) -> Batch:
+        """The operations of many requests, each distinct request looked up once.
+
+        Columns are lists of text or Arrow arrays (plain or dictionary), of one length; null counts as absent. The
+        optional ones are read only where this index needs them.
+        """
+        where = {"host": code(hosts)}
+        if self.has_bindings:
+            given = {"route_id": route_ids, "service_id": service_ids}
+            where.update((name, code(column)) for name, column in given.items() if column is not None)
+        destination, answered_alike = self._destinations(where)
+        what = {"method": code(methods), "path": code(paths)}
+        if self.has_upstream and upstream_paths is not None:
+            what["upstream_path"] = code(upstream_paths)
+        if self.has_discriminators and query_names is not None:
+            what["query_names"] = code(query_names)
+        distinct = combine(
+            [destination, *(column.codes for column in what.values())],
+            [len(answered_alike), *(len(column.values) for column in what.values())],
+        )
+        answers = np.empty(len(distinct.rows), np.int32)
+        kept: list[Match] = []
+        numbers: dict[int, int] = {}
+        for start in range(0, len(distinct.rows), CHUNK):
+            rows = distinct.rows[start : start + CHUNK]
+            columns = {**{name: where[name].at(answered_alike[destination[rows]]) for name in where}}
+            columns.update((name, column.at(rows)) for name, column in what.items())
+            required = zip(columns.pop("method"), columns.pop("host"), columns.pop("path"), strict=True)
+            if columns:
+                optional = (dict(zip(columns, texts, strict=True)) for texts in zip(*columns.values(), strict=True))
+                matches = [self.find(*r, **o) for r, o in zip(required, optional, strict=True)]
+            else:
+                matches = list(itertools.starmap(self.find, required))
+            # By identity: answers are few objects, and comparing them by value would cost more than finding them.
+            objects, first, inverse = np.unique(
+                np.fromiter(map(id, matches), np.int64, len(matches)), return_index=True, return_inverse=True
+            )
+            for key, position in zip(objects.tolist(), first.tolist(), strict=True):
+                if key not in numbers:
+                    numbers[key] = len(kept)
+                    kept.append(matches[position])
+            answers[start : start + len(rows)] = np.array([numbers[key] for key in objects.tolist()])[inverse]
+        return Batch(answers[distinct.codes], tuple(kept))
+
+    def _destinations(self, where: dict[str, Coded]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Hosts, routes and services that lead to the same tries, as one: each row's destination, and for
+        each destination a row that has it."""
+        distinct = combine([c.codes for c in where.values()], [len(c.values) for c in where.values()])
+        numbers: dict[tuple[int, int], int] = {}
+        rows: list[int] = []
+        of_combination = np.empty(len(distinct.rows), np.int32)
+        held = []  # a view that is forgotten in between must not lend its identity to another
+        columns = {name: column.at(distinct.rows) for name, column in where.items()}
+        nothing = [""] * len(distinct.rows)
+        routes, services = columns.get("route_id", nothing), columns.get("service_id", nothing)
+        for number, (host, route, service) in enumerate(zip(columns["host"], routes, services, strict=True)):
+            scope = self._scope(route, service)
+            view = scope.views.get(host) or scope.resolve(host)
+            held.append(view)
+            key = (id(scope), id(view))
+            if key not in numbers:
+                numbers[key] = len(rows)
+                rows.append(int(distinct.rows[number]))
+            of_combination[number] = numbers[key]
+        return of_combination[distinct.codes], np.array(rows, np.int64)
+
+    def _scope(self, route_id: str | None, service_id: str | None) -> _Scope:
+        if route_id is not None and route_id in self._by_route:
+            return self._by_route[route_id]
+        if service_id is not None and service_id in self._by_service:
+            return self._by_service[service_id]
+        return self._default
+
+    def _search(
+        self,
+        scope: _Scope,
+        view: _View,
+        method: str,
+        path: str,
+        upstream_path: str | None,
+        query_names: str | None,
+    ) -> Match:
+        """The long way: all candidates, ranked."""
+        if not view.targets:
+            return self._intern(Match(state=UNKNOWN_HOST, api=scope.sole_api))
+        segments = split_path(path)
+        behind = split_path(upstream_path) if upstream_path else segments
+        asked = _asked(path, query_names)
+        hits = _walk(view, segments, behind)
+        match = self._best(hits, method, asked, ())
+        if match is not None:
+            return match
+        for ours, theirs in _repaired(segments, behind):
+            match = self._best(_walk(view, ours, theirs), method, asked, (LOOSE,))
+            if match is not None:
+                return match
+        api = _owner(view, segments, behind) or view.alone or scope.sole_api
+        return self._intern(Match(state=UNDOCUMENTED_PATH, api=api))
+
+    def _best(self, hits: _Hits, method: str, asked: _Asked, flags: tuple[str, ...]) -> Match | None:
+        """The answer from what fits the path; None where no template does."""
+        node = None if flags else _first(hits)
+        if node is not None:
+            answer: Match | None = node[ANSWERS].get(method)
+            if answer is not None:
+                return answer
+        found = [
+            _Candidate(hit.rank, entry.order, entry)
+            for hit in hits
+            for node in hit.nodes
+            for entry in node[trie.ENTRIES]
+            if not entry.discriminators or asked.satisfies(entry.discriminators)
+        ]
+        if not found:
+            return None
+        found.sort(key=lambda candidate: candidate[:2])
+        return self._intern(_choose(found, method, flags, asked.exact))
+
+    def _intern(self, match: Match) -> Match:
+        """One object per distinct answer, so that a batch has few of them."""
+        if len(self._answers) >= MAX_ANSWERS:
+            self._answers.clear()
+        return self._answers.setdefault(match, match)
+
+
+class _Hit(NamedTuple):
+    """What fits a path in one of the tries that its host leads to."""
+
+    rank: int
+    nodes: list[trie.Node]
+
+
+_Hits = Sequence[_Hit]
+
+
+def _walk(view: _View, segments: list[str] | None, behind: list[str] | None) -> _Hits:
+    """What fits in each trie; `behind` is the path sent upstream."""
+    hits = []
+    for target in view.targets:
+        walked = behind if target.upstream else segments
+        if walked is not None:
+            hits.append(_Hit(target.rank, trie.collect(target.root, walked)))
+    return hits
+
+
+def _first(hits: _Hits) -> trie.Node | None:
+    """The node of the best template, where nothing ties with it."""
+    if not hits or (len(hits) > 1 and hits[1].rank == hits[0].rank):
+        return None
+    nodes = hits[0].nodes
+    if len(nodes) < 2:
+        return nodes[0] if nodes else None
+    # The entries of one node compare equal, so the first stands for all.
+    ranked = sorted((node[trie.ENTRIES][0].order, at) for at, node in enumerate(nodes))
+    best, next_best = nodes[ranked[0][1]], nodes[ranked[1][1]]
+    return best if best[trie.ENTRIES][0].group != next_best[trie.ENTRIES][0].group else None
+
+
+def _owner(view: _View, segments: list[str] | None, behind: list[str] | None) -> str | None:
+    """The API of the longest base path under the best class of hosts; None where two claim it equally."""
+    claims: list[tuple[int, int, _Owner]] = []
+    for target in view.targets:
+        walked = behind if target.upstream else segments
+        depth, owners = trie.longest_claims(target.root, walked or ())
+        claims.extend((target.rank, -depth, owner) for owner in owners)
+    if not claims:
+        return None
+    best = min((rank, depth, owner.rank) for rank, depth, owner in claims)
+    apis = {owner.api for rank, depth, owner in claims if (rank, depth, owner.rank) == best}
+    return apis.pop() if len(apis) == 1 else None
+
+
+class _Asked(NamedTuple):
+    """The query of a request: (name, value) and (name, None) of each parameter.
+
+    exact: False where only the names are known; then (name, None) is all there is.
+    """
+
+    pairs: frozenset[tuple[str, str | None]]
+    exact: bool
+
+    def satisfies(self, discriminators: tuple[tuple[str, str | None], ...]) -> bool:
+        """Whether the query has all of them, as far as it is known."""
+        return all(((name, value) if self.exact else (name, None)) in self.pairs for name, value in discriminators)
+
+
+_NOTHING_ASKED = _Asked(frozenset(), True)
+
+
+def _asked(path: str, query_names: str | None) -> _Asked:
+    if "?" in path:
+        query = path.partition("#")[0].partition("?")[2]
+        return _Asked(query_pairs(query), True)
+    if query_names:
+        return _Asked(frozenset((name, None) for name in query_names.split(",")), False)
+    return _NOTHING_ASKED
+
+
+def _repaired(
+    segments: list[str] | None, behind: list[str] | None
+) -> Iterable[tuple[list[str] | None, list[str] | None]]:
+    ours = repairs(segments) if segments else []
+    if behind is segments:
+        return [(path, path) for path in ours]
+    theirs = repairs(behind) if behind else []
+    return [
+        (ours[i] if i < len(ours) else segments, theirs[i] if i < len(theirs) else behind)
+        for i in range(max(len(ours), len(theirs)))
+    ]
+
+
+def _choose(found: Sequence[_Candidate], method: str, flags: tuple[str, ...], exact: bool) -> Match:
+    """Rules 3 to 5 over ranked candidates, of which there is at least one."""
+    best = found[0]
+    fitting = [candidate for candidate in found if candidate.entry.operation.method == method]
+    if not fitting and method == "HEAD":
+        fitting = [candidate for candidate in found if candidate.entry.operation.method == "GET"]
+    if fitting:
+        chosen = fitting[0]
+        if (best.rank, best.entry.group) < (chosen.rank, chosen.entry.group):
+            flags = (*flags, FALLTHROUGH)
+        rivals = [c.entry for c in fitting[1:] if c.rank == chosen.rank]
+        match = _matched(chosen.entry, rivals, flags)
+        if not exact and any(value is not None for _, value in chosen.entry.discriminators):
+            match = _unseen_value(match, chosen.entry, rivals)
+        return match
+    operation = best.entry.operation
+    if method == "OPTIONS":
+        preflight = Operation(
+            api=operation.api,
+            operation_id=PREFLIGHT,
+            method="OPTIONS",
+            path_template=operation.path_template,
+            spec=operation.spec,
+            pointer=operation.pointer.rpartition("/")[0],
+        )
+        return Match(
+            state=MATCHED,
+            api=operation.api,
+            operation=preflight,
+            path_template=operation.path_template,
+            flags=flags,
+        )
+    return Match(state=UNDOCUMENTED_METHOD, api=operation.api, path_template=operation.path_template, flags=flags)
+
+
+def _unseen_value(match: Match, chosen: _Entry, rivals: Iterable[_Entry]) -> Match:
+    """The answer hangs on the value of a query parameter that usage lines don't carry: say so."""
+    others = tuple(e.operation for e in rivals if e.group == chosen.group and e.operation != chosen.operation)
+    flags = match.flags if AMBIGUOUS in match.flags else (*match.flags, AMBIGUOUS)
+    return Match(
+        state=match.state,
+        api=match.api,
+        operation=match.operation,
+        path_template=match.path_template,
+        flags=flags,
+        alternatives=others,
+    )
+
+
+def _rank(apis: Sequence[Api]) -> dict[int, _Entry]:
+    """An entry for each place (by its id()), ordered by rules 2 and 4."""
+    places = [(place, api, number) for number, api in enumerate(apis) for place in api.places]
+    keys = [
+        (sort_key(place.segments), -len(place.discriminators), -place.base_segments, -api.priority, position)
+        for position, (place, api, _) in enumerate(places)
+    ]
+    ranked: dict[int, _Entry] = {}
+    groups: dict[object, int] = {}
+    ties: dict[object, int] = {}
+    for order, index in enumerate(sorted(range(len(places)), key=keys.__getitem__)):
+        place = places[index][0]
+        ranked[id(place)] = _Entry(
+            order=order,
+            group=groups.setdefault(keys[index][0], len(groups)),
+            tie=ties.setdefault(keys[index][:2], len(ties)),
+            operation=place.operation,
+            discriminators=place.discriminators,
+        )
+    return ranked
+
+
+def _bindings(apis: Sequence[Api], ranked: dict[int, _Entry], kind: str) -> dict[str, _Scope]:
+    """A scope for each bound route or service; the same APIs share one."""
+    bound: dict[str, list[Api]] = {}
+    for api in apis:
+        for key in getattr(api, kind):
+            bound.setdefault(key, []).append(api)
+    shared: dict[tuple[str, ...], _Scope] = {}
+    scopes = {}
+    for key, members in bound.items():
+        names = tuple(api.id for api in members)
+        if names not in shared:
+            shared[names] = _Scope(members, ranked, bound=True)
+        scopes[key] = shared[names]
+    return scopes

@@ -1,0 +1,99 @@
+"""A statement, or a part of it, by calendar day.
+
+Rules of this file:
+- A line's cost falls on the days of its stretch as the quantity that it priced did, or for a shared cost
+  its weight: within a month the first calls of a day are not dearer than the last ones.
+- Days, and what belongs to no day, sum to the part's billed total by largest remainder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from apicost.core import records
+from apicost.core.rating import money
+from apicost.core.rating.pricebook import PriceBook
+from apicost.core.rating.rate import WIRE_BYTES, picks
+from apicost.core.rating.statement import Line, Statement
+from apicost.core.rating.usage_rows import UsageRows
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayFigure:
+    """One day: its requests, wire bytes of both legs and directions, and cost in minor units."""
+
+    day: date
+    start_unix_s: int
+    end_unix_s: int
+    calls: int
+    wire_bytes: int
+    billed_minor: int
+
+
+def keys_needed(book: PriceBook) -> tuple[str, ...]:
+    """The keys that usage by day must have, so that its cost can be told: far fewer than a charge has."""
+    return tuple(sorted({"api", *(column for sku in book.skus for column in sku.where)}))
+
+
+def by_day(statement: Statement, daily: UsageRows, api: str | None = None) -> tuple[tuple[DayFigure, ...], int]:
+    """The days of the period, and what belongs to none, in minor units.
+
+    daily: the same usage, gathered by every day with at least the keys of `keys_needed`.
+    api: only this API's part of the statement; None is all.
+    """
+    period = statement.period
+    count = len(period.days)
+    picked = _of_api(statement.keys, api)[statement.key]
+    mine = _of_api(daily.keys, api)
+    quantity = money.add_by(statement.line[picked], statement.quantity[picked], len(statement.lines))
+    exact = [Fraction()] * (count + 1)  # the last is for what belongs to no day
+    minor = 10**statement.book.statement_scale
+    skus = {sku.id: sku for sku in statement.book.skus}
+    for line, of_line in zip(statement.lines, quantity.tolist(), strict=True):
+        if line.price is None or not of_line:
+            continue
+        cost = line.cost_of(of_line) * minor
+        bearers = mine & picks(skus[line.sku], daily.keys) if line.sku in skus else mine
+        weights = _weights(daily, line, bearers, count)
+        whole = money.exact_sum(weights)
+        if not whole:
+            exact[count] += cost
+            continue
+        for day in np.flatnonzero(weights).tolist():
+            exact[day] += cost * Fraction(int(weights[day]), whole)
+    billed = money.round_by_remainder(exact, int(statement.billed_minor[picked].sum()))
+    rows = mine[daily.key]
+    calls = money.add_by(daily.day[rows], daily.of(("calls",))[rows], count)
+    wire = money.add_by(daily.day[rows], daily.of(WIRE_BYTES)[rows], count)
+    figures = tuple(
+        DayFigure(
+            day=day, start_unix_s=period.starts[i], end_unix_s=period.starts[i + 1], calls=int(calls[i]),
+            wire_bytes=int(wire[i]), billed_minor=billed[i],
+        )
+        for i, day in enumerate(period.days)
+    )  # fmt: skip
+    return figures, billed[count]
+
+
+def _of_api(keys: pa.Table, api: str | None) -> Mask:
+    if api is None:
+        return np.ones(len(keys), np.bool_)
+    codes, values = records.codes(keys, "api")
+    return codes == values.index(api) if api in values else np.zeros(len(codes), np.bool_)
+
+
+def _weights(daily: UsageRows, line: Line, bearers: Mask, count: int) -> Ints:
+    """What each day weighs for a line: zeros where nothing bears it."""
+    if not line.columns:
+        return np.zeros(count, np.int64)
+    rows = bearers[daily.key] & (daily.day >= line.first_day) & (daily.day < line.end_day)
+    return money.add_by(daily.day[rows], daily.of(line.columns)[rows], count)

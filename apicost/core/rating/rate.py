@@ -1,0 +1,309 @@
+"""Usage of a month to charges, by a price book: exact, pure, and the same whatever the order of rows.
+
+Rules of this file:
+- Quantities are integers of the base unit; costs are exact fractions until the one rounding at the end.
+  There is no float, and a test reads this file to hold that.
+- A SKU's month is a line that begins at 0 on the first of the month. The free allowance covers its start;
+  tiers are counted from where the allowance ends. Where a price changes within the month, the days before
+  lie on the line before the days after.
+- Within days of one price, the free allowance and each tier are shared among the rows pro rata of what
+  each row has left, by largest remainder, ties in key order: no row is first, so order can't change a cost.
+- What has no price is a charge without a cost, with its quantity and the reason. A measure for which the
+  book has no SKU at all is one such charge for the month.
+- Shared costs are split over the rows by weight, in units of 10**-10 of the currency (10**-6 from 100 million
+  on); parts without weight stay unallocated.
+- The total is rounded once, half-even; billed costs are rounded to it (money.round_tree).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from math import lcm
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from apicost.core import records
+from apicost.core.rating import money
+from apicost.core.rating.period import Period
+from apicost.core.rating.pricebook import Price, PriceBook, SharedCost, Sku
+from apicost.core.rating.statement import PRICED, UNALLOCATED, UNPRICED, Line, Statement
+from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
+
+Ints = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+
+WIRE_BYTES = tuple(f"{leg}_{way}_wire_bytes" for leg in records.LEGS for way in ("in", "out"))
+TOKENS = ("llm_prompt_tokens", "llm_completion_tokens")
+# What a book can sell: measure -> unit in which a quantity without a price is shown.
+MEASURES = {"calls": "Requests", **dict.fromkeys(WIRE_BYTES, "GB"), **dict.fromkeys(TOKENS, "Tokens")}
+_BASES = {"Requests": 1, "GB": 10**9, "Tokens": 1}
+# Levels of the tree that billed costs are rounded down: API, operation, consumer.
+_LEVELS = (1, 5, 6)
+
+NO_PRICE = "no price of this SKU is in force on these days"
+NO_SKU = "no SKU of the price book covers this row"
+NOT_SOLD = "the price book has no SKU for this measure"
+APP_ONLY = "no kernel flow was seen: the gateway's own count, not wire bytes"
+IDLE = "kept unallocated as idle by the price book"
+NO_WEIGHT = "nothing in the month carries this weight"
+
+
+def rate(usage: pa.Table, book: PriceBook, period: Period) -> Statement:
+    """Price a month's usage.
+
+    usage: as `usage_rows.gather` takes it: the columns of records.USAGE, of any time grain that does not
+        cross midnight of the book's time zone, in any order; keys may be missing.
+    period: `period.month(name, book.time_zone)`.
+
+    Returns the statement: charges sorted by key, then by line of the book.
+    Raises ValueError for usage outside the period, OverflowError where a month's sum passes 2**62.
+    """
+    return rate_rows(gather(usage, period, book.price_changes(period.days)), book, period)
+
+
+def rate_rows(usage: UsageRows, book: PriceBook, period: Period) -> Statement:
+    """Price usage that is gathered already, by stretches that no price change cuts.
+
+    Raises ValueError where one does.
+    """
+    uncut = sorted(set(book.price_changes(period.days)) - set(usage.cuts))
+    if uncut:
+        raise ValueError(f"usage of {period.name} is not cut at the price changes of days {uncut}")
+    sheet = _Sheet(usage, book, period)
+    for sku in book.skus:
+        sheet.add_sku(sku)
+    sheet.add_what_no_sku_covers()
+    for shared in book.shared_costs:
+        if shared.is_due(period.days[0]):
+            sheet.add_shared(shared)
+    return sheet.statement()
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Charges of one line: the keys that bear it and their quantities."""
+
+    line: Line
+    keys: Keys
+    quantity: Ints
+
+
+class _Sheet:
+    """A statement in the making."""
+
+    def __init__(self, usage: UsageRows, book: PriceBook, period: Period) -> None:
+        self.usage = usage
+        self.book = book
+        self.period = period
+        self.keys = len(usage.keys)
+        self.pieces: list[_Piece] = []
+        self.covered: dict[str, Mask] = {}
+
+    # -- usage ---------------------------------------------------------------------------------------------
+
+    def add_sku(self, sku: Sku) -> None:
+        """Charges of one SKU: stretch by stretch of days with one price, then tier by tier."""
+        picked = picks(sku, self.usage.keys)
+        for column in _wire_names(sku):
+            self.covered[column] = self.covered.get(column, np.zeros(self.keys, np.bool_)) | picked
+        quantity = np.where(picked[self.usage.key], self.usage.of(sku.columns), 0)
+        consumed = 0
+        for first, end, price in self._stretches(sku):
+            within = (self.usage.day >= first) & (self.usage.day < end)
+            left = self._by_key(np.where(within, quantity, 0))
+            if price is None:
+                line = _line(sku, first, end, state=UNPRICED, reason=NO_PRICE, place=sku.place)
+                self._add(line, left)
+                continue
+            consumed = self._add_tiers(_line(sku, first, end), sku, price, left, consumed)
+
+    def _add_tiers(self, blank: Line, sku: Sku, price: Price, left: Ints, consumed: int) -> int:
+        """Charges of one stretch of days; `consumed` is where on the SKU's month it begins, and the result
+        where it ends."""
+        end = consumed + money.exact_sum(left)
+        for label, number, until, amount, place in _steps(sku, price):
+            upto = end if until is None else min(until, end)
+            if upto <= consumed:
+                continue
+            pool = end - consumed
+            part = left if upto == end else money.share(upto - consumed, left)
+            line = replace(
+                blank, price=amount, tier=label, price_id=f"{sku.id}/{price.since}/{number}", place=place,
+                starts_at=consumed, pool=pool,
+            )  # fmt: skip
+            self._add(line, part)
+            left, consumed = left - part, upto
+        return end
+
+    def add_what_no_sku_covers(self) -> None:
+        """Charges without a cost: what was measured and the book does not price."""
+        for measure, unit in MEASURES.items():
+            blank = Line(
+                sku=None, state=UNPRICED, meter=measure, unit=unit, unit_base=_BASES[unit], price=None, tier=None,
+                first_day=0, end_day=len(self.period.days), reason=NO_SKU,
+            )  # fmt: skip
+            values = self.usage.of((measure,))
+            if measure in self.covered:
+                open_ = np.where(self.covered[measure][self.usage.key], 0, values)
+                self._add(blank, self._by_key(open_))
+            else:
+                self._add_for_month(replace(blank, reason=NOT_SOLD), money.exact_sum(values))
+        if any(sku.meter == "bytes" and sku.byte_basis != "app" for sku in self.book.skus):
+            values = self.usage.of(("app_only_bytes",))
+            line = Line(
+                sku=None, state=UNPRICED, meter="app_only_bytes", unit="GB", unit_base=10**9, price=None, tier=None,
+                first_day=0, end_day=len(self.period.days), reason=APP_ONLY,
+            )  # fmt: skip
+            self._add(line, self._by_key(values))
+
+    # -- shared costs --------------------------------------------------------------------------------------
+
+    def add_shared(self, shared: SharedCost) -> None:
+        """Charges of a fixed monthly cost. The quantity is money, so the unit price is 1."""
+        scale = 10 if shared.amount < 10**8 else 6  # amounts below 10**12: the product stays below 2**63
+        top, bottom = money.ratio(shared.amount)
+        unit = 10**scale
+        assert unit % bottom == 0, f"{shared.id}: {shared.amount} has more than {scale} decimals"
+        idle = Fraction(shared.keep_unallocated)
+        parts = [idle, *((1 - idle) * Fraction(weight) for weight in shared.weights.values())]
+        whole = lcm(*(part.denominator for part in parts))
+        weights = np.array([int(part * whole) for part in parts], object)
+        idle_units, *units = money.share(top * (unit // bottom), weights).tolist()
+        blank = Line(
+            sku=shared.id, state=PRICED, meter="+".join(shared.weights), unit=self.book.currency, unit_base=unit,
+            price=Decimal(1), tier="share", first_day=0, end_day=len(self.period.days),
+            price_id=f"{shared.id}/{shared.method}", place=shared.place,
+        )  # fmt: skip
+        self._add_for_month(replace(blank, state=UNALLOCATED, tier="idle", reason=IDLE), idle_units)
+        for name, part in zip(shared.weights, units, strict=True):
+            columns = WIRE_BYTES if name == "bytes" else ("calls",)
+            weight = self._by_key(self.usage.of(columns))
+            line = replace(
+                blank, meter=name, columns=columns, tier=f"share by {name}", pool=money.exact_sum(weight),
+                price_id=f"{shared.id}/{shared.method}/{name}",
+            )  # fmt: skip
+            if line.pool:
+                self._add(line, money.share(part, weight))
+            else:
+                self._add_for_month(replace(line, state=UNALLOCATED, reason=NO_WEIGHT), part)
+
+    # -- putting together ----------------------------------------------------------------------------------
+
+    def statement(self) -> Statement:
+        """All charges in order, with the total and the billed costs."""
+        lines = [replace(p.line, quantity=money.exact_sum(p.quantity)) for p in self.pieces]
+        number = np.repeat(np.arange(len(lines), dtype=np.int32), [len(p.keys) for p in self.pieces])
+        key = np.concatenate([np.empty(0, np.int32), *(p.keys for p in self.pieces)])
+        quantity = np.concatenate([np.empty(0, np.int64), *(p.quantity for p in self.pieces)])
+        self.pieces.clear()
+        order = np.argsort(key, kind="stable")  # pieces lie in the order of lines
+        key, number, quantity = key[order], number[order], quantity[order]
+        del order
+        no_key = pa.table({n: pa.nulls(1, pa.string()).dictionary_encode() for n in KEYS})
+        keys = pa.concat_tables([self.usage.keys, no_key.cast(self.usage.keys.schema)]).unify_dictionaries()
+        exact = sum((line.cost_of(line.quantity) for line in lines if line.price is not None), Fraction())
+        minor = 10**self.book.statement_scale
+        total_minor = money.half_even(exact * minor)
+        billed = _billed(lines, keys, key, number, quantity, minor, total_minor)
+        return Statement(
+            book=self.book, period=self.period, usage=self.usage, keys=keys, lines=tuple(lines), key=key, line=number,
+            quantity=quantity, billed_minor=billed, total_exact=exact, total_minor=total_minor,
+        )  # fmt: skip
+
+    def _add(self, line: Line, by_key: Ints) -> None:
+        keys = np.flatnonzero(by_key)
+        if len(keys):
+            self.pieces.append(_Piece(line, keys.astype(np.int32), by_key[keys]))
+
+    def _add_for_month(self, line: Line, quantity: int) -> None:
+        """A charge that no usage row bears: its key is the last one, all null."""
+        if quantity:
+            self.pieces.append(_Piece(line, np.array([self.keys], np.int32), np.array([quantity], np.int64)))
+
+    def _stretches(self, sku: Sku) -> list[tuple[int, int, Price | None]]:
+        """The month cut where the SKU's price changes: (first day, end day, price)."""
+        prices = [sku.price_on(day) for day in self.period.days]
+        starts = [i for i in range(len(prices)) if i == 0 or prices[i] is not prices[i - 1]]
+        return [
+            (first, end, prices[first])
+            for first, end in zip(starts, [*starts[1:], len(prices)], strict=True)
+        ]  # fmt: skip
+
+    def _by_key(self, values: Ints) -> Ints:
+        return money.add_by(self.usage.key, values, self.keys)
+
+
+def picks(sku: Sku, keys: pa.Table) -> Mask:
+    """Which keys fulfil every condition of a SKU."""
+    picked = np.ones(len(keys), np.bool_)
+    for column, accepted in sku.where.items():
+        codes, values = records.codes(keys, column)
+        wanted = np.array([value in accepted for value in values] + [False])  # the last is for code -1: null
+        picked &= wanted[codes]
+    return picked
+
+
+def _billed(
+    lines: Sequence[Line], keys: pa.Table, key: Keys, number: Keys, quantity: Ints, minor: int, total_minor: int
+) -> Ints:
+    """Billed cost of each charge in minor units; 0 for those without a price."""
+    ratios = [Fraction(*line.cost_ratio()) * minor if line.price is not None else None for line in lines]
+    divisor = lcm(1, *(r.denominator for r in ratios if r is not None))
+    whole: money.Column = np.zeros(len(key), np.int64)
+    rest: money.Column = np.zeros(len(key), np.int64 if divisor <= money.INT64_MAX else object)
+    priced = np.zeros(len(key), np.bool_)
+    for at, ratio in enumerate(ratios):
+        if ratio is None:
+            continue
+        rows = number == at
+        priced |= rows
+        whole[rows], part = money.product(quantity[rows], ratio.numerator, ratio.denominator)
+        rest[rows] = part.astype(rest.dtype) * (divisor // ratio.denominator)
+    if not priced.all():
+        key, whole, rest = key[priced], whole[priced], rest[priced]
+    levels = (_nodes(keys, columns, key) for columns in _LEVELS)
+    billed = np.zeros(len(priced), np.int64)
+    billed[priced] = money.round_tree(whole, rest, divisor, levels, total_minor)
+    return billed
+
+
+def _nodes(keys: pa.Table, columns: int, key: Keys) -> Keys:
+    """Numbers the runs of charges whose first `columns` key columns are the same."""
+    new = np.zeros(len(keys), np.bool_)
+    new[-1] = True  # the last key is the one of nulls: what no usage bears is a node of its own
+    for name in KEYS[:columns]:
+        codes = records.codes(keys, name)[0]
+        new[1:] |= codes[1:] != codes[:-1]
+    node = np.cumsum(new, dtype=np.int32)[key]
+    return np.concatenate(([0], np.cumsum(node[1:] != node[:-1]))).astype(np.int32)[: len(node)]
+
+
+def _line(sku: Sku, first: int, end: int, **what: str) -> Line:
+    return Line(
+        sku=sku.id, state=what.pop("state", PRICED), meter="+".join(sku.columns), columns=sku.columns, unit=sku.unit,
+        unit_base=sku.unit_base, price=None, tier=None, first_day=first, end_day=end, reason=what.get("reason"),
+        place=what.get("place", ""),
+    )  # fmt: skip
+
+
+def _steps(sku: Sku, price: Price) -> list[tuple[str, str, int | None, Decimal, str]]:
+    """The SKU's month from its start: (tier label, name in the price id, end in base units, price, place)."""
+    steps: list[tuple[str, str, int | None, Decimal, str]] = []
+    if sku.free:
+        steps.append(("free", "free", sku.free, Decimal(0), sku.place))
+    for number, tier in enumerate(price.tiers, 1):
+        label = "flat" if price.mode == "flat" else f"tier {number}"
+        until = None if tier.up_to is None else sku.free + tier.up_to
+        steps.append((label, str(number), until, tier.price, tier.place or price.place))
+    return steps
+
+
+def _wire_names(sku: Sku) -> list[str]:
+    """The measures that a SKU covers, whichever bytes it counts them by."""
+    return [name.replace("_payload_", "_wire_").replace("_app_", "_wire_") for name in sku.columns]

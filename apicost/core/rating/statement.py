@@ -1,0 +1,242 @@
+"""A month's charges: what `rate` makes and every report, export and explanation reads.
+
+Rules of this file:
+- Charges are kept as four integer columns (key, line, quantity, billed minor units); text and exact
+  decimals are made from them when asked for, so that a million charges stay small.
+- A charge's list cost is its quantity times its line's price, exactly. Its billed cost is that rounded,
+  so that all billed costs sum to the statement's total.
+- What has no price has no cost: null in `list_cost` and `billed_cost`, never 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apicost.core import records
+from apicost.core.rating import money
+from apicost.core.rating.period import Period, utc_text
+from apicost.core.rating.pricebook import PriceBook
+from apicost.core.rating.usage_rows import KEYS, UsageRows
+
+PRICED = "priced"
+UNPRICED = "unpriced"  # measured, but the book names no price: a quantity without a cost
+UNALLOCATED = "unallocated"  # a shared cost that no usage bears
+
+CHARGE = records._columns(
+    ("charge_id", pa.string(), "", "the same for the same key, month, price and book version"),
+    ("period_start", pa.string(), "UTC", "start of the charge period"),
+    ("period_end", pa.string(), "UTC", "its end, exclusive"),
+    ("api", records.TEXT, "", "null: none"),
+    ("operation_id", records.TEXT, "", "null: none"),
+    ("method", records.TEXT, "", ""),
+    ("path_template", records.TEXT, "", "null: none"),
+    ("match_state", records.TEXT, "", "as in records.NAMING; null for what no usage row bears"),
+    ("consumer", records.TEXT, "", ""),
+    ("route_id", records.TEXT, "", ""),
+    ("service_id", records.TEXT, "", ""),
+    ("status_class", records.TEXT, "", ""),
+    ("scope", records.TEXT, "", "network scope of the client"),
+    ("upstream_scope", records.TEXT, "", "network scope of the backend"),
+    ("llm_model", records.TEXT, "", ""),
+    ("sku", records.TEXT, "", "null: no SKU of the book covers it"),
+    ("sku_price_id", records.TEXT, "", "SKU/first day of the price/tier; null when unpriced"),
+    ("tier", records.TEXT, "", "flat, free, tier 1, ..., share; null when unpriced"),
+    ("meter", records.TEXT, "", "the usage columns that were added up"),
+    ("state", records.TEXT, "", "priced, unpriced or unallocated"),
+    ("reason", records.TEXT, "", "why it is not priced or not allocated; null otherwise"),
+    ("quantity", pa.string(), "unit", "exact decimal"),
+    ("unit", records.TEXT, "", "pricing unit"),
+    ("unit_price", records.TEXT, "currency", "per unit, exact; null when unpriced"),
+    ("list_cost", pa.string(), "currency", "quantity x unit_price, exact; null when unpriced"),
+    ("billed_cost", pa.string(), "currency", "rounded; all of a statement sum to its total; null when unpriced"),
+    ("currency", records.TEXT, "", "ISO 4217"),
+    ("price_book_id", records.TEXT, "", ""),
+    ("price_book_version", records.TEXT, "", ""),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One price, or one reason for having none, that charges of a statement share.
+
+    first_day, end_day: days of the period, from 0; the end is exclusive.
+    columns: the usage columns that were added up, by which the line's cost falls on days.
+    starts_at, pool: where on the SKU's month this line begins, and the quantity of the stretch of days
+        that was left to be shared when the line was given out (base units). With `quantity`, the sum over
+        the line's charges, they say how a tier was shared: pro rata of what was left of each row.
+    """
+
+    sku: str | None
+    state: str
+    meter: str
+    unit: str
+    unit_base: int
+    price: Decimal | None
+    tier: str | None
+    first_day: int
+    end_day: int
+    price_id: str | None = None
+    reason: str | None = None
+    columns: tuple[str, ...] = ()
+    place: str = ""
+    starts_at: int = 0
+    pool: int = 0
+    quantity: int = 0
+
+    def cost_ratio(self) -> tuple[int, int]:
+        """List cost of one base unit as numerator and denominator, reduced."""
+        assert self.price is not None, f"{self.sku}: an unpriced line has no cost"
+        top, bottom = money.ratio(self.price)
+        exact = Fraction(top, bottom * self.unit_base)
+        return exact.numerator, exact.denominator
+
+    def cost_of(self, quantity: int) -> Fraction:
+        """Exact list cost of a quantity in base units."""
+        return quantity * Fraction(*self.cost_ratio())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A month rated with one price book.
+
+    keys: KEYS of the usage rows, sorted, and one last row of nulls for what no usage bears.
+    key, line, quantity, billed_minor: one value per charge, sorted by key, then line. `quantity` is in base
+        units; `billed_minor` in 10**-statement_scale of the currency, 0 where the line has no price.
+    total_minor: the statement's total, half-even rounding of `total_exact`.
+    """
+
+    book: PriceBook
+    period: Period
+    usage: UsageRows
+    keys: pa.Table
+    lines: tuple[Line, ...]
+    key: npt.NDArray[np.int32]
+    line: npt.NDArray[np.int32]
+    quantity: npt.NDArray[np.int64]
+    billed_minor: npt.NDArray[np.int64]
+    total_exact: Fraction
+    total_minor: int
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def priced(self) -> npt.NDArray[np.bool_]:
+        """Which charges have a cost."""
+        return np.array([line.price is not None for line in self.lines], np.bool_)[self.line]
+
+    @property
+    def total(self) -> str:
+        """The statement's total as text, with all its places."""
+        return money.fixed(self.total_minor, self.book.statement_scale)
+
+    @property
+    def charges(self) -> pa.Table:
+        """All charges, columns as in CHARGE."""
+        return self.table(0, len(self))
+
+    def charge_ids(self, charges: npt.NDArray[np.integer]) -> list[str]:
+        """Identities of some charges: the line's 32 bits and the key's 80 as hexadecimal digits.
+
+        The same key, month, price and book version give the same identity whatever else the month holds.
+        """
+        rows, place = np.unique(self.key[charges], return_inverse=True)
+        names = self.keys.take(rows)
+        joined = money.joined([_texts(names, name).fill_null("\x00") for name in KEYS], "\x1f").to_pylist()
+        month = self.period.name
+        row_part = [hashlib.blake2b(f"{month}\x1f{text}".encode(), digest_size=10).hexdigest() for text in joined]
+        line_part = [self._line_hash(line) for line in self.lines]
+        return [
+            f"{line_part[line]}{row_part[row]}"
+            for line, row in zip(self.line[charges].tolist(), place.tolist(), strict=True)
+        ]
+
+    def find(self, charge_id: str) -> int | None:
+        """The position of a charge; None where this statement has none of that identity."""
+        lines = [n for n, line in enumerate(self.lines) if charge_id.startswith(self._line_hash(line))]
+        candidates = np.flatnonzero(np.isin(self.line, lines))
+        ids = self.charge_ids(candidates)
+        return int(candidates[ids.index(charge_id)]) if charge_id in ids else None
+
+    def _line_hash(self, line: Line) -> str:
+        first = self.period.days[line.first_day] if line.end_day > line.first_day else ""
+        parts = (
+            self.book.id, self.book.version, self.period.name, line.sku, line.price_id,
+            line.tier, line.meter, line.state, line.reason, first,
+        )  # fmt: skip
+        return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=4).hexdigest()
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Some charges in their order, columns as in CHARGE: a million of them are written in pieces."""
+        line: Any = pa.array(self.line[start:stop])
+        columns: dict[str, Any] = dict(self.own_columns(start, stop))
+        of_line = self.line_table()
+        columns |= {name: of_line.column(name).combine_chunks().take(line) for name in of_line.column_names}
+        keys = self.keys.take(self.key[start:stop])
+        columns |= {name: keys.column(name).combine_chunks() for name in KEYS}
+        wanted = records.schema(CHARGE)
+        return pa.table([columns[f.name].cast(f.type) for f in wanted], schema=wanted)
+
+    def own_columns(self, start: int, stop: int) -> dict[str, pa.Array]:
+        """The columns of some charges that neither their key nor their line decides."""
+        line, quantity = self.line[start:stop], self.quantity[start:stop]
+        priced = [x.price is not None for x in self.lines]
+        billed = money.fixed_texts(self.billed_minor[start:stop], self.book.statement_scale)
+        costs = [x.cost_ratio() if x.price is not None else None for x in self.lines]
+        return {
+            "charge_id": pa.array(self.charge_ids(np.arange(start, stop)), pa.string()),
+            "quantity": self._texts_by_line(line, quantity, [(1, x.unit_base) for x in self.lines]),
+            "list_cost": self._texts_by_line(line, quantity, costs),
+            "billed_cost": pc.if_else(pa.array(np.array(priced, np.bool_)[line]), billed, pa.scalar(None, pa.string())),
+        }
+
+    def line_table(self) -> pa.Table:
+        """The columns that a charge's line decides, one row per line."""
+        lines = self.lines
+        columns: dict[str, list[str | None]] = {
+            "period_start": [utc_text(self.period.starts[x.first_day]) for x in lines],
+            "period_end": [utc_text(self.period.starts[x.end_day]) for x in lines],
+            "sku": [x.sku for x in lines],
+            "sku_price_id": [x.price_id for x in lines],
+            "tier": [x.tier for x in lines],
+            "meter": [x.meter for x in lines],
+            "state": [x.state for x in lines],
+            "reason": [x.reason for x in lines],
+            "unit": [x.unit for x in lines],
+            "unit_price": [None if x.price is None else money.plain(x.price) for x in lines],
+            "currency": [self.book.currency] * len(lines),
+            "price_book_id": [self.book.id] * len(lines),
+            "price_book_version": [self.book.version] * len(lines),
+        }
+        return pa.table({n: pa.array(texts, pa.string()).dictionary_encode() for n, texts in columns.items()})
+
+    def _texts_by_line(
+        self, line: npt.NDArray[np.int32], quantity: npt.NDArray[np.int64], ratios: Sequence[tuple[int, int] | None]
+    ) -> pa.Array:
+        """quantity x ratio as exact decimal text, each charge by its own line's ratio; None is null."""
+        order = np.argsort(line, kind="stable")
+        pieces: list[pa.Array] = []
+        for number in range(len(ratios)):
+            picked = quantity[order[slice(*np.searchsorted(line[order], [number, number + 1]))]]
+            ratio = ratios[number]
+            if ratio is None:
+                pieces.append(pa.nulls(len(picked), pa.string()))
+            else:
+                pieces.append(money.product_texts(picked, *ratio))
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return pa.concat_arrays([pa.array([], pa.string()), *pieces]).take(back)
+
+
+def _texts(table: pa.Table, name: str) -> Any:
+    return table.column(name).cast(pa.string()).combine_chunks()
