@@ -15,6 +15,7 @@ import pytest
 from apicost.commands import probe as command
 from apicost.core import records
 from apicost.core.records import Role, SnapshotKind
+from apicost.ingest import probe as probing
 from apicost.ingest.probe import Options, Probe
 from tests.kernel import lab
 
@@ -165,6 +166,73 @@ def test_a_closed_flow_is_reported_closed_once(folder):
     assert len(closed) == len(set(closed)) == 40
     assert all(row["out_payload_bytes"] == 1_000 for row in seen if row["kind"] == SnapshotKind.CLOSED)
     assert {row["flow"] for row in seen} == set(closed)
+
+
+def _seated(probe: Probe) -> set[int]:
+    """Flows that have a seat, by socket cookie."""
+    rows = probe._seats._rows
+    return set(rows["flow"][rows["sock"] != 0].tolist())
+
+
+def test_connections_are_seated(folder):
+    """Of 50 connections at once nearly all are found by their socket's address; the others by their cookie, and
+    what is counted is the same."""
+    with lab.server(folder) as port, Probe.open(Options(cgroup=folder)) as probe, contextlib.ExitStack() as stack:
+        for number in range(50):
+            lab.ask(stack.enter_context(connect("127.0.0.1", port)), number, 1_000)
+        seated = _seated(probe)
+        open_flows = flows(probe.read(final=True).to_pylist())
+    assert len(seated) >= 40
+    assert seated <= {flow["flow"] for flow in open_flows}
+    assert sorted(flow["in_payload_bytes"] - len(f"{number} 1000\n") for number, flow in enumerate(
+        sorted(open_flows, key=lambda flow: flow["in_payload_bytes"])
+    )) == list(range(50))  # fmt: skip
+
+
+def test_a_socket_at_the_address_of_a_closed_one_is_another_flow(folder):
+    """300 connections one after the other, most in the memory of the one before, unread meanwhile: each is a flow
+    of its own with its own bytes, closed, and the seats are free again."""
+    with lab.server(folder) as port, Probe.open(Options(cgroup=folder)) as probe:
+        places = set()
+        for number in range(300):
+            with connect("127.0.0.1", port) as sock:
+                lab.ask(sock, 10, 1_000 + number)
+                rows = probe._seats._rows
+                places |= set(rows["sock"][rows["sock"] != 0].tolist())
+        seen = []
+        assert lab.until(
+            lambda: (
+                seen.extend(probe.read(int(time.monotonic_ns()) + 10**9).to_pylist()) or not probe.losses()["map_used"]
+            )
+        )
+        assert not _seated(probe)
+        assert not any(probe.losses()[f"overflow_{way}_bytes"] for way in ("in", "out"))
+    assert len(places) < 250, "no socket came back at an address: the test shows nothing"
+    closed = [row for row in seen if row["kind"] == SnapshotKind.CLOSED]
+    assert sorted(row["out_payload_bytes"] for row in closed) == [1_000 + number for number in range(300)]
+    assert len({row["flow"] for row in closed}) == 300
+
+
+def test_a_seat_given_up_for_silence_is_reported_with_all_its_bytes(folder, monkeypatch):
+    """An old connection that was silent for too long closes with what it had; what it says later is counted anew."""
+    monkeypatch.setattr(probing, "UNWATCHED_IDLE_NS", 0)
+    with lab.server(folder) as port, connect("127.0.0.1", port) as sock:
+        lab.ask(sock, 5, 5)
+        with Probe.open(Options(cgroup=folder, sweep_s=0)) as probe:
+            first = lab.ask(sock, 10, 2_000)
+            time.sleep(0.05)
+            assert len(_seated(probe)) == 1
+            probe.read()  # finds it silent
+            assert not _seated(probe)
+            (closed,) = flows(probe.read().to_pylist())
+            assert closed["kind"] == SnapshotKind.CLOSED
+            second = lab.ask(sock, 20, 3_000)
+            time.sleep(0.05)
+            assert len(_seated(probe)) == 1
+            probe.read()
+            (again,) = flows(probe.read().to_pylist())
+    assert (closed["in_payload_bytes"], closed["out_payload_bytes"]) == first
+    assert (again["in_payload_bytes"], again["out_payload_bytes"]) == second
 
 
 @pytest.mark.parametrize(("host", "extra"), [("127.0.0.1", 4), ("::1", 8)], ids=["ip options", "ipv6 extensions"])

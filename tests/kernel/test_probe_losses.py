@@ -163,7 +163,7 @@ def test_after_the_hand_over_no_privilege_is_needed(folder):
             lab.ask(sock, 5, 5)
         time.sleep(0.4)
         out, _ = process.communicate("\n", timeout=30)
-    assert "CAP_BPF" in refused and "CAP_NET_ADMIN" in refused
+    assert "lacks CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON" in refused
     said = json.loads(out)
     assert "0" not in said["uid"]
     assert said["caps"] == ["0000000000000000"] * 2
@@ -305,6 +305,38 @@ def test_the_doctor_tries_it(folder):
         assert all(good for _, good, *_ in checks), checks
     bad = [check for check in probing.diagnose(Options(cgroup=folder / "nowhere")) if not check[1]]
     assert [name for name, *_ in bad] == ["gateway cgroup"] and bad[0][3]
+
+
+@pytest.mark.parametrize(
+    ("held", "lacking"),
+    [
+        ("bpf net_admin perfmon", ""),
+        ("sys_admin net_admin", ""),
+        ("bpf net_admin", "CAP_PERFMON"),
+        ("net_admin perfmon", "CAP_BPF"),
+        ("bpf perfmon", "CAP_NET_ADMIN"),
+    ],
+)
+def test_each_capability_that_is_needed_is_named(folder, tools, held, lacking):
+    """The probe attaches with exactly these; where one is lacking, that one is named, by the doctor too."""
+    tools("setpriv")
+    script = (
+        "import sys; from pathlib import Path; from apicost.ingest.probe import *\n"
+        "options = Options(cgroup=Path(sys.argv[1]))\n"
+        "print([found for name, _, found, _ in diagnose() if name == 'capabilities'][0])\n"
+        "try: Probe.open(options).close(); print('attached')\n"
+        "except ProbeError as error: print(error)"
+    )
+    bound = ",".join(["-all", *(f"+{name}" for name in held.split()), "+dac_override", "+sys_resource"])
+    done = subprocess.run(
+        ["setpriv", f"--bounding-set={bound}", sys.executable, "-c", script, str(folder)],
+        cwd=lab.ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(lab.ROOT)},
+    )  # fmt: skip
+    doctor, *said = done.stdout.splitlines()
+    if lacking:
+        assert f"lacks {lacking}" in said[0] and f"lacking: {lacking} " in doctor
+    else:
+        assert said == ["attached"], done.stdout + done.stderr
 
 
 def test_the_command_says_why_it_cannot(folder):
