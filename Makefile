@@ -36,5 +36,12 @@ check: install
 test: check
 	$(BIN)/pytest
 
+# Every benchmark that needs nothing but this machine; one JSON object each.
+BENCHES := probe_wire_exact probe_ns probe_ring probe_gateway_cpu plugin_cpu receiver kill_receiver kill_daemon \
+           daemon_memory join_accuracy join_speed pipeline_speed meter_speed ledger_write month_report_usage \
+           report_month match_speed match_exchanges match_directory
+bench: install
+	@for name in $(BENCHES); do echo "# $$name"; $(BIN)/python bench/$$name.py || exit 1; done
+
 clean:
 	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
