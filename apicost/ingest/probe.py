@@ -448,7 +448,7 @@ def diagnose(options: Options | None = None) -> list[tuple[str, bool, str, str]]
 def _host_checks(python: str) -> Iterator[tuple[str, bool, str, str]]:
     release = os.uname().release
     recent = tuple(int(part) for part in release.split("-")[0].split(".")[:2]) >= (5, 12)
-    yield "kernel", recent, f"Linux {release}", "the probe needs Linux 5.12 or later (ring buffer, links, atomics that return)"
+    yield "kernel", recent, f"Linux {release}", "the probe needs Linux 5.12 or later (ring buffer, links, atomics)"
     btf = Path("/sys/kernel/btf/vmlinux").exists()
     yield "btf", True, "present" if btf else "absent; the probe does without", ""
     try:
