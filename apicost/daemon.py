@@ -67,6 +67,7 @@ class Shared:
     problems: dict[str, str] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     step_counts: Counter[str] = field(default_factory=Counter)
+    step_levels: dict[str, int] = field(default_factory=dict)  # as of the last step
     steps: int = 0
     step_seconds: float = 0.0
     flow_rows: int = 0
@@ -342,6 +343,7 @@ class Daemon:
         self.spool.drop(taken)
         self.ledger.forget([ref.id for ref in taken])
         self.shared.calls.update(outcome.calls_by_api)
+        self.shared.step_levels = {name: outcome.counts.pop(name, 0) for name in STEP_LEVELS}
         self.shared.step_counts.update(outcome.counts)
         del flows, lines, completeness, outcome
         _give_back_memory()
@@ -422,6 +424,7 @@ class Daemon:
         if probe is not None:
             for name, value in probe.losses().items():
                 (counters if name in COUNTED_LOSSES else gauges)[f"probe_{name}"] = value
+        gauges |= {f"step_{name}": value for name, value in self.shared.step_levels.items()}
         gauges["resident_bytes"] = _resident_bytes()
         gauges["arrow_bytes"] = pa.total_allocated_bytes()
         gauges |= {f"spool_{k}": v for k, v in self.spool.backlog().items()}
@@ -443,6 +446,8 @@ class Daemon:
 
 
 MAX_STEP_ROWS = 24_000  # of snapshots and lines: bounds the memory of a step, some 1.5 kB a row while it runs
+# What a step counts of how things stand, not of what happened.
+STEP_LEVELS = ("connections_waiting", "flows_open", "lines_waiting")
 # Losses that only grow while a probe is attached; the rest are levels.
 COUNTED_LOSSES = frozenset(
     {"ring_lost", "ring_records", "timewait_closes"}

@@ -50,7 +50,7 @@ def health(sidecar) -> dict:
         return json.load(answer)
 
 
-def wait_for(what, seconds: float = 20.0):
+def wait_for(what, seconds: float = 30.0):
     """Poll until `what()` is true; its last value."""
     deadline = time.monotonic() + seconds
     while not (got := what()) and time.monotonic() < deadline:
