@@ -79,6 +79,8 @@ def proved(work: Work) -> None:
     end = np.where(ended[:, None], turns.counts[work.end[flow[rows]] - 1], own_end)
     # Without plain sums of the gateway's own, only a turn's end proves where a request ends.
     by_sums = ~lines.tls[rows] | reached[rows]
+    # A body that nginx throws away may still be under way when the TLS layer's counter is read.
+    by_sums &= ~(lines.tls[rows] & lines.unread[rows])
     previous = np.empty(len(rows), np.bool_)
     previous[0], previous[1:] = True, by_sums[:-1] | (flow[rows][1:] != flow[rows][:-1])
     confidence = np.where(by_sums & previous, Confidence.EXACT, Confidence.ALIGNED)
