@@ -44,6 +44,7 @@ class Flows(Columns):
     last_line: I64  # line_id of the last exchange given out; -1 none
     last_tls: Bool
     next_turn: I64  # the first turn that is not wholly given out
+    turn_in_bytes: I64  # payload that had come in when that turn began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +159,7 @@ def snapshots(table: pa.Table) -> tuple[Flows, Turns]:
         last_line=np.full(size, -1, np.int64),
         last_tls=np.zeros(size, np.bool_),
         next_turn=zero,
+        turn_in_bytes=zero,
     )
     turns = Turns(
         flow=cookie,
@@ -211,13 +213,15 @@ def merged(old: Flows, old_turns: Turns, new: Flows, new_turns: Turns) -> tuple[
 
 
 def past_given_turns(flows: Flows, turns: Turns, owner: I64) -> Flows:
-    """The flows with `next_turn` behind the turns that are wholly given out."""
+    """The flows with `next_turn` and `turn_in_bytes` behind the turns that are wholly given out."""
     wire = turns.counts[:, 0] + turns.counts[:, 1]
     given = flows.given[owner, 0] + flows.given[owner, 1]
     over = (turns.kind == SnapshotKind.TURN) & (wire <= given)
     next_turn = flows.next_turn.copy()
     np.maximum.at(next_turn, owner[over], turns.turn[over] + 1)
-    return flows.replace(next_turn=next_turn)
+    begun = flows.turn_in_bytes.copy()
+    np.maximum.at(begun, owner[over], turns.counts[over, 2])
+    return flows.replace(next_turn=next_turn, turn_in_bytes=begun)
 
 
 def unbroken(flows: Flows, turns: Turns, owner: I64) -> Bool:

@@ -167,7 +167,7 @@ class Work:
         log = self.lines.log_mono_ns[rows]
         # Within a turn that several requests share, the gateway's own times are nearer.
         begins_turn = (
-            np.where(one > self.first[flow], turns.counts[np.maximum(one - 1, 0), 2], self.flows.given[flow, 2])
+            np.where(one > self.first[flow], turns.counts[np.maximum(one - 1, 0), 2], self.flows.turn_in_bytes[flow])
             == start[:, 2]
         )
         seen = turns.request_first_mono_ns[one]
