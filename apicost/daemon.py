@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import pwd
-import resource
 import signal
 import subprocess
 import sys
@@ -31,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from aiohttp import web
 
-from apicost import __version__, run
+from apicost import __version__, memory, run
 from apicost import config as configuration
 from apicost.core import records
 from apicost.core.clock import Clock
@@ -48,8 +46,6 @@ SEAL_S = 0.5  # how often flow snapshots become a sealed segment
 RETRY_PROBE_S = 10.0
 HOUSEKEEPING_S = 5.0
 COMPACT_S = 600.0
-_LIBC = ctypes.CDLL(None)
-MADV_PAGEOUT = 21  # linux/mman.h
 SESSION_SHIFT = 48  # socket cookies stay far below 2**48: the bits above tell one probe session from the next
 
 
@@ -127,7 +123,7 @@ class Daemon:
             for thread in threads:
                 thread.start()
             await asyncio.to_thread(self._first_probe_try.wait)
-            _give_back_library_pages()
+            memory.give_back_library_pages()
             self._announce()
             await done.wait()
         finally:
@@ -346,7 +342,7 @@ class Daemon:
         self.shared.step_levels = {name: outcome.counts.pop(name, 0) for name in STEP_LEVELS}
         self.shared.step_counts.update(outcome.counts)
         del flows, lines, completeness, outcome
-        _give_back_memory()
+        memory.give_back()
         self.shared.steps += 1
         self.shared.step_seconds += time.monotonic() - started
         return behind
@@ -425,7 +421,7 @@ class Daemon:
             for name, value in probe.losses().items():
                 (counters if name in COUNTED_LOSSES else gauges)[f"probe_{name}"] = value
         gauges |= {f"step_{name}": value for name, value in self.shared.step_levels.items()}
-        gauges["resident_bytes"] = _resident_bytes()
+        gauges["resident_bytes"] = memory.resident_bytes()
         gauges["arrow_bytes"] = pa.total_allocated_bytes()
         gauges |= {f"spool_{k}": v for k, v in self.spool.backlog().items()}
         return pages.Status(
@@ -482,31 +478,6 @@ def _record(folder: Path, flows: pa.Table, lines: pa.Table, completeness: pa.Tab
 
     if flows.num_rows or lines.num_rows or completeness.num_rows:
         replay.record(folder, flows, lines, clock_now(), completeness)
-
-
-def _give_back_memory() -> None:
-    """Return freed batches to the system: malloc would keep them, tens of megabytes of holes per thread."""
-    pa.default_memory_pool().release_unused()
-    if hasattr(_LIBC, "malloc_trim"):
-        _LIBC.malloc_trim(0)
-
-
-def _give_back_library_pages() -> None:
-    """Let go of pages of libraries that were touched only while loading them, some 20 MB.
-
-    They are clean and come back from the page cache where they are used again. Harmless where it fails.
-    """
-    with open("/proc/self/maps") as stream:
-        for line in stream:
-            place, rights, _, _, inode, *_ = line.split(maxsplit=5)
-            if inode != "0" and "w" not in rights and ".so" in line:
-                start, end = (int(text, 16) for text in place.split("-"))
-                _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT)
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * resource.getpagesize()
 
 
 async def _listen(runner: web.AppRunner, where: str) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
-import importlib.abc
 import logging
-import os
 import sys
 
-from apicost import config
+from apicost import config, memory
 from apicost.problems import InputError, Problem
 
 
@@ -32,7 +29,7 @@ def main(argv: list[str]) -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     settings = config.load(arguments.config)
-    _tame_memory()
+    memory.tame()
     from apicost.daemon import Daemon  # only now: help and a bad configuration answer at once
 
     try:
@@ -49,30 +46,3 @@ def main(argv: list[str]) -> int:
             ]
         ) from error
     return 0
-
-
-class _NoPandas(importlib.abc.MetaPathFinder):
-    """Keeps pandas out of this process: PyArrow would load it, 36 MB, only to check types against it."""
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ImportError("pandas stays out of the sidecar")
-
-
-def _tame_memory() -> None:
-    """Few malloc arenas, Arrow on the same allocator, no pandas: freed batches go back to the system."""
-    sys.meta_path.insert(0, _NoPandas())
-    # Read when libarrow is loaded: its C++ parts ask for the default pool, whatever Python sets later.
-    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
-    # aiohttp makes client contexts with every trusted certificate at import; this process is no TLS client.
-    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-    os.environ.setdefault("SSL_CERT_DIR", os.devnull)
-    import pyarrow as pa
-
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-8, 2)  # M_ARENA_MAX
-        libc.mallopt(-1, 1 << 20)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from apicost import resources as carried
 from apicost.demo.upstreams import Upstreams
 
 CONSUMERS = {"acme": "acme-demo-key", "globex": "globex-demo-key"}  # user name -> API key
@@ -40,11 +41,10 @@ def lua_dir() -> Path:
     Its parent is what a Lua path needs: PARENT/?.lua finds apisix.plugins.apicost-logger.
     Raises GatewayError where neither has it.
     """
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "data" / "apisix", package.parent / "apisix"):
-        if (folder / "plugins" / "apicost-logger.lua").is_file():
-            return folder
-    raise GatewayError(f"the gateway plugin lies neither in {package / 'data'} nor beside the package")
+    try:
+        return carried.folder("apisix")
+    except FileNotFoundError as error:
+        raise GatewayError(str(error)) from None
 
 
 def resources(upstreams: Upstreams, metadata: Mapping[str, Any], *, plugin: bool = True) -> dict[str, Any]:

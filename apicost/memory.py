@@ -1,0 +1,70 @@
+"""The sidecar's memory: what is kept out of the process, and how freed memory goes back to the system.
+
+Measured with bench/daemon_memory.py; what each line is worth stands beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.abc
+import os
+import resource
+import sys
+
+_LIBC = ctypes.CDLL(None)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_MADV_PAGEOUT = 21  # linux/mman.h
+
+
+class _NoPandas(importlib.abc.MetaPathFinder):
+    """Keeps pandas out of this process: PyArrow would load it, 36 MB, only to check types against it."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ImportError("pandas stays out of the sidecar")
+
+
+def tame() -> None:
+    """Few malloc arenas, Arrow on the same allocator, no pandas. Call it before Arrow is loaded."""
+    sys.meta_path.insert(0, _NoPandas())
+    # Read when libarrow is loaded: its C++ parts ask for the default pool, whatever Python sets later (35 MB).
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+    # aiohttp makes client contexts with every trusted certificate at import; this process is no TLS client.
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+    os.environ.setdefault("SSL_CERT_DIR", os.devnull)
+    if hasattr(_LIBC, "mallopt"):
+        _LIBC.mallopt(_M_ARENA_MAX, 2)
+        _LIBC.mallopt(_M_TRIM_THRESHOLD, 1 << 20)
+        _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
+def give_back() -> None:
+    """Return freed batches to the system: malloc would keep them, tens of megabytes of holes per thread."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+
+
+def give_back_library_pages() -> None:
+    """Let go of pages of libraries that were touched only while loading them, some 8 MB.
+
+    They are clean and come back from the page cache where they are used again. Harmless where it fails.
+    """
+    with open("/proc/self/maps") as stream:
+        for line in stream:
+            place, rights, _, _, inode, *_ = line.split(maxsplit=5)
+            if inode != "0" and "w" not in rights and ".so" in line:
+                start, end = (int(text, 16) for text in place.split("-"))
+                _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
+
+
+def resident_bytes() -> int:
+    """The process's resident set."""
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
