@@ -4,9 +4,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from apicost.commands.run import _tame_memory
+from apicost import memory
 
-_tame_memory()  # as the daemon does, before anything else is loaded
+memory.tame()  # as the daemon does, before anything else is loaded
 
 from aiohttp import web  # noqa: E402
 
