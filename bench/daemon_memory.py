@@ -77,15 +77,8 @@ def main() -> int:
         cgroup = stack.enter_context(live.own_cgroup("apicost-memory"))
         config = live.write_config(folder, cgroup)
         sidecar = stack.enter_context(live.Sidecar(config))
-        for name in ("gateway", "exit-spool"):
-            (folder / name).mkdir(exist_ok=True)
-        metadata = {
-            "receiver": sidecar.ready["receiver"],
-            "token": (folder / "token").read_text().strip(),
-            "node": "demo",
-            "spool_dir": str(folder / "exit-spool"),
-        }
-        content = gateway.resources(Addresses(address), metadata)
+        (folder / "gateway").mkdir()
+        content = gateway.resources(Addresses(address), sidecar.plugin_metadata())
         served = stack.enter_context(gateway.Gateway(folder / "gateway", content, cgroup=cgroup))
         script = folder / "load.lua"
         script.write_text(SCRIPT.format(delay_ms=round(1000 * connections / options.rate)))

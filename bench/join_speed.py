@@ -70,20 +70,24 @@ def at_once(case: Recorded) -> float:
     return time.process_time() - begun
 
 
-def in_steps(case: Recorded) -> tuple[float, int]:
-    """CPU seconds, and how many steps."""
+def pieces(case: Recorded) -> list[tuple[pa.Table, pa.Table, int]]:
+    """The case cut by time into steps of two seconds: (FLOW, LINE, the step's end)."""
     seen = case.flows.column("last_mono_ns").to_numpy()
     logged = case.lines.column("log_mono_ns").to_numpy()
-    begin, end = seen.min(), max(seen.max(), logged.max())
-    edges = np.arange(begin, end + STEP_NS, STEP_NS)
-    batches = [
+    edges = np.arange(seen.min(), max(seen.max(), logged.max()) + STEP_NS, STEP_NS)
+    return [
         (
-            case.flows.filter(pa.array((seen >= a) & (seen < a + STEP_NS))),
-            case.lines.filter(pa.array((logged >= a) & (logged < a + STEP_NS))),
-            int(a + STEP_NS),
+            case.flows.filter(pa.array((seen >= edge) & (seen < edge + STEP_NS))),
+            case.lines.filter(pa.array((logged >= edge) & (logged < edge + STEP_NS))),
+            int(edge + STEP_NS),
         )
-        for a in edges
+        for edge in edges
     ]
+
+
+def in_steps(case: Recorded) -> tuple[float, int]:
+    """CPU seconds, and how many steps."""
+    batches = pieces(case)
     carry = Carry.empty()
     begun = time.process_time()
     for flows, lines, now in batches:

@@ -119,15 +119,8 @@ def main() -> int:
         cgroup = stack.enter_context(live.own_cgroup("apicost-exact"))
         config = live.write_config(folder, cgroup)
         sidecar = stack.enter_context(live.Sidecar(config))
-        for part in ("gateway", "exit-spool"):
-            (folder / part).mkdir(exist_ok=True)
-        metadata = {
-            "receiver": sidecar.ready["receiver"],
-            "token": (folder / "token").read_text().strip(),
-            "node": "demo",
-            "spool_dir": str(folder / "exit-spool"),
-        }
-        content = gateway.resources(upstreams, metadata)
+        (folder / "gateway").mkdir()
+        content = gateway.resources(upstreams, sidecar.plugin_metadata())
         with gateway.Gateway(folder / "gateway", content, cgroup=cgroup) as served:
             plain, secure = ("127.0.0.1", served.http_port), ("127.0.0.1", served.https_port)
             each = options.requests // CLIENTS

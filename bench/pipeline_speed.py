@@ -17,14 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from join_accuracy import SETTINGS, STEP_NS
+from join_accuracy import SETTINGS
 from join_recorded import EXCERPT, Recorded, cases, load
-from join_speed import copies
+from join_speed import copies, pieces
 
 from apicost.catalog import openapi
 from apicost.core import meter, records
@@ -66,21 +65,6 @@ class Stages:
             self.seconds[name] += ended - begun
         self.rows += int((records.numbers(named, "kind") == records.RowKind.EXCHANGE).sum())
         return Carry.from_tables(step.carry.to_tables())
-
-
-def pieces(case: Recorded) -> list[tuple[pa.Table, pa.Table, int]]:
-    """The case cut by time into steps of two seconds."""
-    seen = case.flows.column("last_mono_ns").to_numpy()
-    logged = case.lines.column("log_mono_ns").to_numpy()
-    edges = np.arange(seen.min(), max(seen.max(), logged.max()) + STEP_NS, STEP_NS)
-    return [
-        (
-            case.flows.filter(pa.array((seen >= edge) & (seen < edge + STEP_NS))),
-            case.lines.filter(pa.array((logged >= edge) & (logged < edge + STEP_NS))),
-            int(edge + STEP_NS),
-        )
-        for edge in edges
-    ]
 
 
 def measured(case: Recorded, index: match.Index, in_steps: bool) -> dict[str, Any]:

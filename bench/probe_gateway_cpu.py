@@ -124,12 +124,7 @@ def with_plugins(folder: Path, backend: int, cgroup: Path, stack: contextlib.Exi
     config = live.write_config(folder, None)
     sidecar = stack.enter_context(live.Sidecar(config))
     (folder / "gateway").mkdir()
-    metadata = {
-        "receiver": sidecar.ready["receiver"],
-        "token": (folder / "token").read_text().strip(),
-        "spool_dir": str(folder),
-    }
-    content = demo_gateway.resources(OneBackend(backend), metadata)
+    content = demo_gateway.resources(OneBackend(backend), sidecar.plugin_metadata())
     served = demo_gateway.Gateway(folder / "gateway", content, cgroup=cgroup, workers=1)
     return stack.enter_context(served).http_port
 

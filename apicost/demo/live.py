@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from apicost import resources
 from apicost.demo import gateway, traffic
@@ -124,6 +125,17 @@ class Sidecar:
             self.process.kill()
             raise RuntimeError("the sidecar did not stop within 60 s of SIGTERM") from None
 
+    def plugin_metadata(self) -> dict[str, Any]:
+        """What the plugin has to know to send its lines here; makes the folder for what is left at its exit."""
+        folder = self.config.parent
+        (folder / "exit-spool").mkdir(exist_ok=True)
+        return {
+            "receiver": self.ready["receiver"],
+            "token": (folder / "token").read_text().strip(),
+            "node": "demo",
+            "spool_dir": str(folder / "exit-spool"),
+        }
+
     def metrics(self) -> dict[str, float]:
         """Its metrics, summed over labels."""
         with urllib.request.urlopen(f"{self.ready['web']}/metrics", timeout=10) as answer:
@@ -156,15 +168,8 @@ def run(folder: Path, *, rounds: int = 6, use_probe: bool = True, record: bool =
         config = write_config(folder, cgroup, record=record)
         sidecar = stack.enter_context(Sidecar(config))
         (folder / "gateway").mkdir()
-        (folder / "exit-spool").mkdir(exist_ok=True)
-        metadata = {
-            "receiver": sidecar.ready["receiver"],
-            "token": (folder / "token").read_text().strip(),
-            "node": "demo",
-            "spool_dir": str(folder / "exit-spool"),
-        }
         kind = gateway.best_gateway()
-        served = kind(folder / "gateway", gateway.resources(upstreams, metadata), cgroup=cgroup)
+        served = kind(folder / "gateway", gateway.resources(upstreams, sidecar.plugin_metadata()), cgroup=cgroup)
         with served:
             sent = traffic.mixed(
                 ("127.0.0.1", served.http_port), ("127.0.0.1", served.https_port), gateway.CONSUMERS, rounds=rounds
