@@ -72,9 +72,7 @@ class ApiSettings:
     strip_prefix: str = ""  # removed from the request's path before matching
     route_ids: tuple[str, ...] = ()  # traffic of these routes is this API's
     service_ids: tuple[str, ...] = ()
-    path_seen: str = (
-        "client"  # "client": documents describe the path before the gateway's rewrite; "upstream": after
-    )
+    path_seen: str = "client"  # "client": documents describe the path before the gateway's rewrite; "upstream": after
     multi_segment: tuple[str, ...] = ()  # names of path parameters that may span "/"
     priority: int = 0
 
@@ -163,9 +161,7 @@ class _Reader:
                 self._problem((name,), f"{path!r} is not HOST:PORT or unix:PATH", 'write such as "127.0.0.1:9555"')
         return config
 
-    def _section(
-        self, cls: type, data: Any, path: tuple[str | int, ...], skip: tuple[str, ...] = ()
-    ) -> dict[str, Any]:
+    def _section(self, cls: type, data: Any, path: tuple[str | int, ...], skip: tuple[str, ...] = ()) -> dict[str, Any]:
         if not isinstance(data, dict):
             self._problem(path, f"{data!r} is not a mapping", "write keys and values, indented")
             return {}
@@ -184,8 +180,7 @@ class _Reader:
 
     def _convert(self, kind: str, value: Any, path: tuple[str | int, ...]) -> tuple[bool, Any]:
         sections: dict[str, type] = {
-            c.__name__: c
-            for c in (ReceiverSettings, ProbeSettings, CorrelateSettings, StoreSettings, PrivacySettings)
+            c.__name__: c for c in (ReceiverSettings, ProbeSettings, CorrelateSettings, StoreSettings, PrivacySettings)
         }
         key = path[-1]
         if kind in sections:

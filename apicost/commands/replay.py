@@ -18,9 +18,7 @@ def main(argv: list[str]) -> int:
         "them says which documents and prices apply) through correlation, matching and metering into a ledger.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the recorded run")
-    parser.add_argument(
-        "--ledger", type=Path, required=True, metavar="PATH", help="ledger folder; made where missing"
-    )
+    parser.add_argument("--ledger", type=Path, required=True, metavar="PATH", help="ledger folder; made where missing")
     parser.add_argument("-c", "--config", type=Path, help="configuration (default: DIR/apicost.yaml)")
     parser.add_argument("--steps", type=int, default=1, metavar="N", help="cut the run into N steps (default: 1)")
     arguments = parser.parse_args(argv)

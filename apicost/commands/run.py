@@ -18,9 +18,7 @@ def main(argv: list[str]) -> int:
         description="Run the sidecar: probe, receiver, correlation, ledger, metrics. Prints one line of JSON "
         "when it is ready; SIGTERM drains and detaches; SIGHUP reads documents and prices again.",
     )
-    parser.add_argument(
-        "-c", "--config", default="apicost.yaml", help="configuration file (default: apicost.yaml)"
-    )
+    parser.add_argument("-c", "--config", default="apicost.yaml", help="configuration file (default: apicost.yaml)")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is done, not only what goes wrong")
     arguments = parser.parse_args(argv)
     logging.basicConfig(

@@ -270,9 +270,7 @@ def websocket(address: tuple[str, int], host: str, path: str, headers: dict[str,
     if status == 101:
         for number in range(messages):
             payload = f"message {number}".encode().ljust(100, b".")
-            wire.send(
-                bytes([0x81, 0x80 | len(payload)]) + b"\0\0\0\0" + payload
-            )  # mask of zeros: payload as it is
+            wire.send(bytes([0x81, 0x80 | len(payload)]) + b"\0\0\0\0" + payload)  # mask of zeros: payload as it is
             got = 0
             while got < len(payload) + 2:
                 got += len(_more(wire))
@@ -442,9 +440,7 @@ def _media(plain: tuple[str, int], secure: tuple[str, int], key: dict[str, str],
             request(wire, "GET", "media.example", f"/files/film-{size}?size={size}", headers=key, kind="download")
         )
         out.append(
-            request(
-                wire, "PUT", "media.example", f"/files/film-{size}", body=b"u" * size, headers=key, kind="upload"
-            )
+            request(wire, "PUT", "media.example", f"/files/film-{size}", body=b"u" * size, headers=key, kind="upload")
         )
     out.append(request(wire, "GET", "media.example", "/stream?events=5", headers=key, kind="sse"))
     wire.close()
@@ -457,9 +453,7 @@ def _faults(plain: tuple[str, int], key: dict[str, str], turn: int) -> list[Sent
     wire = Connection(plain)
     out.append(request(wire, "GET", "shop.example", "/v1/orders", kind="401"))
     out.append(request(wire, "GET", "nowhere.example", "/", headers=key, kind="404"))
-    out.append(
-        request(wire, "POST", "media.example", "/transcode?status=503", body=b"{}", headers=key, kind="5xx")
-    )
+    out.append(request(wire, "POST", "media.example", "/transcode?status=503", body=b"{}", headers=key, kind="5xx"))
     out.append(request(wire, "POST", "media.example", "/transcode", body=b"{}", headers=key, kind="transcode"))
     for number in range(3):  # this route's upstream has nodes that refuse or hang up: the gateway tries again
         out.append(request(wire, "GET", "shop.example", f"/v1/products/retry-{number}", headers=key, kind="retry"))

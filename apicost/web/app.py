@@ -45,9 +45,7 @@ class _Collector:
     def collect(self) -> Iterable[Metric]:
         status = self.status()
         for name, value in sorted(status.counters.items()):
-            family = CounterMetricFamily(
-                f"apicost_{name}", HELP.get(name, name.replace("_", " ")), labels=["node"]
-            )
+            family = CounterMetricFamily(f"apicost_{name}", HELP.get(name, name.replace("_", " ")), labels=["node"])
             family.add_metric([status.node], value)
             yield family
         for name, value in sorted(status.gauges.items()):
@@ -99,10 +97,7 @@ def make_app(status: Callable[[], Status]) -> web.Application:
 def render(status: Status) -> str:
     """The status page: what is wrong first, then what is known."""
     wrong = [*status.failures, *status.problems]
-    notes = (
-        "".join(f"<li>{html.escape(text)}</li>" for text in wrong)
-        or "<li class=ok>everything asked for works</li>"
-    )
+    notes = "".join(f"<li>{html.escape(text)}</li>" for text in wrong) or "<li class=ok>everything asked for works</li>"
     rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in status.facts)
     counts = "".join(
         f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td class=n>{value:,.0f}</td></tr>"

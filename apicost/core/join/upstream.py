@@ -279,9 +279,7 @@ def _left_over(
         low_mono_ns=asking.low_mono_ns - NEIGHBOUR_NS, log_mono_ns=asking.log_mono_ns + NEIGHBOUR_NS
     )
     found = match_equal(turns.take(rows), asking, owners)
-    return found.replace(
-        turn=rows[found.turn], attempt=attempts[found.attempt], sure=np.zeros(len(found), np.bool_)
-    )
+    return found.replace(turn=rows[found.turn], attempt=attempts[found.attempt], sure=np.zeros(len(found), np.bool_))
 
 
 def _in_order(old: Turns, fresh: Turns) -> Turns:
