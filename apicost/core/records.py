@@ -339,6 +339,58 @@ USAGE_SUMS = _columns(
 
 USAGE = (*USAGE_KEYS, *USAGE_SUMS)
 
+# What a document can speak about: usage, told apart further. Kept like usage, judged by `core/conformance`.
+SHAPE_KEYS = (
+    *USAGE_KEYS,
+    *_columns(
+        ("host", TEXT, "", "as in LINE; null for bytes without a request"),
+        ("path", TEXT, "", "of requests that no operation matched: folded by `core/conformance/fold`; else null"),
+        ("query_names", TEXT, "", "as in LINE, at most 16 names of 40 characters"),
+        ("status", TEXT, "", "HTTP status as three digits; null for bytes without a request"),
+        ("response_source", TEXT, "", "apisix, nginx or upstream"),
+        ("request_content_type", TEXT, "", "media type without parameters"),
+        ("response_content_type", TEXT, "", "media type without parameters"),
+        ("auth_kinds", TEXT, "", "kinds of credentials present, comma-separated"),
+        ("match_flags", TEXT, "", "as in NAMING"),
+        ("size_class", TEXT, "", "of the response's app bytes n: k with 4**k <= n < 4**(k+1), two digits; null none"),
+    ),
+)
+
+# How a column merges where rows of equal key meet, other than by sum.
+SHAPE_MERGED = _columns(
+    ("first_unix_ns", _I64, "ns", "min: end of the first exchange"),
+    ("last_unix_ns", _I64, "ns", "max: end of the last exchange"),
+    ("least_out_app_bytes", _I64, "B", "min: smallest response, headers included; -1 no request"),
+    ("most_out_app_bytes", _I64, "B", "max: largest response; -1 no request"),
+    ("clients", _I64, "bits", "or: one of 63 bits by a hash of the client's address; 0 no address"),
+)
+SHAPE = (*SHAPE_KEYS, *USAGE_SUMS, *SHAPE_MERGED)
+
+# Outcome of validating sampled bodies: counts alone, never values.
+SAMPLE_KEYS = _columns(
+    ("minute_unix_s", _I64, "s", "start of the minute, UTC, by the request's end"),
+    ("node", TEXT, "", ""),
+    ("api", TEXT, "", "null: none"),
+    ("operation_id", TEXT, "", "null: none"),
+    ("method", TEXT, "", ""),
+    ("path_template", TEXT, "", ""),
+    ("route_id", TEXT, "", ""),
+    ("consumer", TEXT, "", ""),
+    ("status", TEXT, "", "HTTP status as three digits"),
+    ("rule", TEXT, "", "request-schema, response-schema, missing-required-param, ...; null: nothing found"),
+    ("detail", TEXT, "", "where in the body and which keyword, such as '/items/*/price type'; null: nothing found"),
+    ("pointer", TEXT, "", "JSON pointer of that part of the document; null: nothing found"),
+)
+SAMPLE = (
+    *SAMPLE_KEYS,
+    *_columns(
+        ("samples", _I64, "requests", "sum"),
+        ("app_bytes", _I64, "B", "sum: app bytes of both directions"),
+        ("first_unix_ns", _I64, "ns", "min"),
+        ("last_unix_ns", _I64, "ns", "max"),
+    ),
+)
+
 # How complete the data is: additive counts by minute. Reports print them beside every figure.
 COMPLETENESS = _columns(
     ("minute_unix_s", _I64, "s", "start of the minute, UTC"),
