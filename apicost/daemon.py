@@ -297,6 +297,7 @@ class Daemon:
             if now_s - compacted_s >= COMPACT_S:
                 compacted_s = now_s
                 self._guarded("compaction", self._compact)
+                memory.give_back_library_pages()  # of what is done seldom, such as reading new documents
         self._guarded("ledger", self._step)
 
     def _guarded(self, part: str, work: Any) -> None:
