@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "the monthly report: HTML and CSV",
     "export": "usage or charges of a month as CSV",
     "prices": "check a price book",
+    "routes": "the gateway's routes against the OpenAPI documents",
     "explain": "how a charge came to be, down to quantities and price-book lines",
     "doctor": "what this host has and lacks, and how to mend it",
     "demo": "live traffic through a gateway on this machine, and its report",
