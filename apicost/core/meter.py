@@ -10,13 +10,14 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from apicost.core import records
+from apicost.core.grouping import Codes, Groups, Ints
 from apicost.core.records import LEGS, Confidence, Role, RowKind
 from apicost.core.scopes import Scopes
 
@@ -33,10 +34,6 @@ _COPIED_KEYS = tuple(
 )
 _NS_PER_S = 1_000_000_000
 _NS_PER_MS = 1_000_000
-_MOST_KEYS = 1 << 62  # a combined key stays below, so that it fits int64
-
-Ints = npt.NDArray[np.int64]
-Codes = tuple[npt.NDArray[np.int32], list[str]]
 
 
 def meter(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int = 60) -> pa.Table:
@@ -53,16 +50,22 @@ def meter(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int = 60) -> pa.Tabl
     records.check(exchanges, records.EXCHANGE, "meter")
     if not exchanges.num_rows:
         return records.empty(records.USAGE)
+    minute, keys = keys_of(exchanges, scopes, bucket_s=bucket_s)
+    return _add_up(minute, keys, values_of(exchanges).__getitem__)
+
+
+def keys_of(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int) -> tuple[Ints, dict[str, Codes]]:
+    """The start of each row's bucket, and its text keys in the order of `TEXT_KEYS`."""
     ended = _ints(exchanges, "ended_unix_ns")
     minute = ended // (bucket_s * _NS_PER_S) * bucket_s
     keys = {name: records.codes(exchanges, name) for name in _COPIED_KEYS}
-    matched = _is(keys["match_state"], "matched")
+    matched = is_value(keys["match_state"], "matched")
     keys["method"] = _bounded_method(records.codes(exchanges, "method"), matched)
     # Only a template of a document is bounded; a null one stays null.
     keys["path_template"] = _where(matched, records.codes(exchanges, "path_template"))
     keys["status_class"] = _status_class(_ints(exchanges, "status"))
     keys["scope"], keys["upstream_scope"] = _scopes(exchanges, scopes)
-    return _add_up(minute, {name: keys[name] for name in TEXT_KEYS}, _values(exchanges).__getitem__)
+    return minute, {name: keys[name] for name in TEXT_KEYS}
 
 
 def merge(usages: Iterable[pa.Table]) -> pa.Table:
@@ -84,8 +87,8 @@ def coarsen(usage: pa.Table, *, bucket_s: int) -> pa.Table:
     return _add_up(minute, keys, lambda name: _ints(usage, name))
 
 
-def _values(exchanges: pa.Table) -> dict[str, Ints]:
-    """What each row adds to each sum."""
+def values_of(exchanges: pa.Table) -> dict[str, Ints]:
+    """What each row of EXCHANGE adds to each of `SUMS`."""
     kind = records.numbers(exchanges, "kind")
     request = kind == RowKind.EXCHANGE
     unattributed = kind == RowKind.UNATTRIBUTED
@@ -139,7 +142,8 @@ def _ints(table: pa.Table, name: str) -> Ints:
     return records.numbers(table, name).astype(np.int64, copy=False)
 
 
-def _is(column: Codes, value: str) -> npt.NDArray[np.bool_]:
+def is_value(column: Codes, value: str) -> npt.NDArray[np.bool_]:
+    """Which rows have this value."""
     codes, values = column
     return codes == values.index(value) if value in values else np.zeros(len(codes), np.bool_)
 
@@ -181,38 +185,6 @@ def _add_up(minute: Ints, keys: dict[str, Codes], values: Callable[[str], Ints])
 
     values: a sum's name -> its values; asked one by one, so that large batches are not held twice.
     """
-    ranked = {name: _by_rank(column) for name, column in keys.items()}
-    # Keys become one integer per row whose order is that of the values; where the product of their
-    # cardinalities would not fit, what has been combined so far is renumbered first.
-    first, last = int(minute.min()), int(minute.max())
-    combined, size = minute - first, last - first + 1
-    for ranks, texts in ranked.values():
-        if size * (len(texts) + 1) > _MOST_KEYS:
-            found, combined = np.unique(combined, return_inverse=True)
-            combined, size = combined.astype(np.int64, copy=False), len(found)
-        combined, size = combined * (len(texts) + 1) + ranks, size * (len(texts) + 1)
-    order = np.argsort(combined, kind="stable")
-    ordered = combined[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    heads = order[starts]  # one row of each group, for its keys
-    columns: list[pa.Array] = [pa.array(minute[heads])]
-    columns += [_text(ranks[heads], texts) for ranks, texts in ranked.values()]
-    columns += [pa.array(np.add.reduceat(values(name)[order], starts)) for name in SUMS]
+    groups = Groups(minute, keys)
+    columns = [groups.times(), *(groups.key(name) for name in keys), *(groups.merged(values(name)) for name in SUMS)]
     return pa.Table.from_arrays(columns, schema=records.schema(records.USAGE))
-
-
-def _by_rank(column: Codes) -> tuple[Ints, list[str]]:
-    """Codes whose order is that of the values: 0 for null, then the values sorted."""
-    codes, values = column
-    texts = sorted(values)
-    place = {text: rank for rank, text in enumerate(texts, 1)}
-    rank_of = np.array([*(place[value] for value in values), 0], np.int64)  # the last is for code -1
-    return rank_of[codes], texts
-
-
-def _text(ranks: Ints, texts: Sequence[str]) -> pa.DictionaryArray:
-    """A TEXT column of the values in use alone, so that equal rows are equal bytes."""
-    used = np.unique(ranks)
-    used = used[used > 0]
-    codes = np.where(ranks > 0, np.searchsorted(used, ranks), -1)
-    return records.text(codes, [texts[rank - 1] for rank in used])
