@@ -6,6 +6,7 @@ Paths in the file are relative to the file's own folder.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import ipaddress
 import socket
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from apicost import yamlfile
+from apicost.core.conformance.accepted import Ignore
+from apicost.core.conformance.finding import OFF, RULES, SEVERITIES, Settings
 from apicost.problems import InputError, Problem
 
 
@@ -94,6 +97,32 @@ class PrivacySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConformanceSettings:
+    """Which deviations from the documents are told, and how loudly."""
+
+    severity: Mapping[str, str] = field(default_factory=dict)  # rule: error, warning, info or off
+    ignore: tuple[Ignore, ...] = ()  # each with a reason and a day on which it ends
+    shadow_min_calls: int = 3  # fewer calls of an undocumented endpoint are noise
+    shadow_min_clients: int = 1
+    orphan_days: float = 7.0  # how long an operation must not be called before it is told
+    status_min_calls: int = 100  # calls of an operation before a documented status counts as never seen
+    soft_404_paths: int = 8  # so many undocumented paths with the same answer are a "not found" page
+    min_requests: int = 20  # fewer in the window: too little traffic to call it clean
+    metrics_every_s: float = 300.0  # how often findings are counted for /metrics; 0 never
+
+    def rules(self) -> Settings:
+        """The same for the judge."""
+        return Settings(
+            severity=self.severity,
+            shadow_min_calls=self.shadow_min_calls,
+            shadow_min_clients=self.shadow_min_clients,
+            orphan_days=self.orphan_days,
+            status_min_calls=self.status_min_calls,
+            soft_404_paths=self.soft_404_paths,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything `apicost run` needs."""
 
@@ -108,6 +137,7 @@ class Config:
     correlate: CorrelateSettings = field(default_factory=CorrelateSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    conformance: ConformanceSettings = field(default_factory=ConformanceSettings)
     apis: tuple[ApiSettings, ...] = ()
     file: str = ""
 
@@ -180,13 +210,25 @@ class _Reader:
 
     def _convert(self, kind: str, value: Any, path: tuple[str | int, ...]) -> tuple[bool, Any]:
         sections: dict[str, type] = {
-            c.__name__: c for c in (ReceiverSettings, ProbeSettings, CorrelateSettings, StoreSettings, PrivacySettings)
+            section.__name__: section
+            for section in (
+                ReceiverSettings,
+                ProbeSettings,
+                CorrelateSettings,
+                StoreSettings,
+                PrivacySettings,
+                ConformanceSettings,
+            )
         }
         key = path[-1]
         if kind in sections:
             return True, sections[kind](**self._section(sections[kind], {} if value is None else value, path))
         if kind == "tuple[ApiSettings, ...]":
             return self._apis(value, path)
+        if kind == "tuple[Ignore, ...]":
+            return self._ignores(value, path)
+        if key == "severity" and isinstance(value, dict):
+            return True, self._severities(value, path)
         if kind.startswith("tuple["):
             inner = kind[len("tuple[") : -len(", ...]")]
             items = value if isinstance(value, list) else [value]
@@ -237,6 +279,47 @@ class _Reader:
                     )
             apis.append(ApiSettings(**values))
         return True, tuple(apis)
+
+    def _severities(self, value: Mapping[Any, Any], path: tuple[str | int, ...]) -> dict[str, str]:
+        """Severities by rule; YAML reads a bare off as false."""
+        found = {}
+        for rule, severity in value.items():
+            severity = OFF if severity is False else severity
+            if rule not in RULES:
+                near = _nearest(str(rule), RULES)
+                fix = f"did you mean {near!r}?" if near else "docs/rules.md lists the rules"
+                self._problem((*path, rule), f"there is no rule {rule!r}", fix)
+            elif severity not in (*SEVERITIES, OFF):
+                choices = ", ".join((*SEVERITIES, OFF))
+                self._problem((*path, rule), f"{severity!r} is no severity", f"write one of {choices}")
+            else:
+                found[str(rule)] = str(severity)
+        return found
+
+    def _ignores(self, value: Any, path: tuple[str | int, ...]) -> tuple[bool, Any]:
+        """Ignores: each has a rule, a reason and a day on which it ends."""
+        if not isinstance(value, list):
+            self._problem(path, "ignore is not a list", "write one '- rule: ...' for each")
+            return False, None
+        found = []
+        for index, entry in enumerate(value):
+            where = (*path, index)
+            texts = {str(k): str(v) for k, v in entry.items()} if isinstance(entry, dict) else {}
+            known = {field.name for field in dataclasses.fields(Ignore)} - {"place"}
+            faults = [f"unknown key {key!r}" for key in texts.keys() - known]
+            faults += [f"this ignore has no {key}" for key in ("rule", "reason", "expires") if not texts.get(key)]
+            if texts.get("rule") and texts["rule"] != "*" and texts["rule"] not in RULES:
+                faults.append(f"there is no rule {texts['rule']!r}")
+            try:
+                expires = datetime.date.fromisoformat(texts.pop("expires", "0001-01-01"))
+            except ValueError:
+                faults.append("expires is no day")
+            for fault in faults:
+                fix = "write rule, reason and expires: YYYY-MM-DD; api, method, path and detail narrow it down"
+                self._problem(where, fault, fix)
+            if not faults:
+                found.append(Ignore(expires=expires, place=self.document.place(*where), **texts))
+        return True, tuple(found)
 
     def _problem(self, path: tuple[str | int, ...], fact: str, fix: str) -> None:
         place = self.document.place(*path)

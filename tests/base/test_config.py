@@ -71,3 +71,39 @@ def test_all_problems_come_at_once_with_their_lines(tmp_path):
 def test_listen_addresses_that_are_taken(tmp_path, value):
     """HOST:PORT in both families, and Unix sockets."""
     assert config.load(write(tmp_path, f'web: "{value}"')).web == value
+
+
+def test_conformance_says_severities_and_ignores(tmp_path: Path) -> None:
+    """`off` is the word, not YAML's false; an ignore keeps its day and its place."""
+    file = tmp_path / "apicost.yaml"
+    file.write_text(
+        "conformance:\n  severity: {loose-match: off, shadow-endpoint: info}\n  ignore:\n"
+        "    - {rule: deprecated-in-use, api: shop, reason: until March, expires: 2027-03-01}\n"
+    )
+    found = config.load(file).conformance
+    assert found.severity == {"loose-match": "off", "shadow-endpoint": "info"}
+    (ignore,) = found.ignore
+    assert (ignore.expires.isoformat(), ignore.place) == ("2027-03-01", f"{file}:4")
+    assert found.rules().severity_of("shadow-endpoint") == "info"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("severity: {lose-match: off}", "loose-match"),
+        ("severity: {loose-match: loud}", "loud"),
+        ("ignore: {rule: loose-match}", "not a list"),
+        ("ignore: [{rule: loose-match, expires: 2027-01-01}]", "no reason"),
+        ("ignore: [{rule: loose-match, reason: because}]", "no expires"),
+        ("ignore: [{rule: loose-match, reason: because, expires: soon}]", "no day"),
+        ("ignore: [{rule: nothing, reason: because, expires: 2027-01-01}]", "'nothing'"),
+        ("ignore: [{rule: loose-match, reason: because, expires: 2027-01-01, apis: x}]", "'apis'"),
+    ],
+)
+def test_conformance_that_says_nothing_usable_is_a_problem(tmp_path: Path, text: str, told: str) -> None:
+    """An ignore without reason or end, or with a name that fits nothing, is never taken silently."""
+    file = tmp_path / "apicost.yaml"
+    file.write_text(f"conformance:\n  {text}\n")
+    with pytest.raises(InputError) as caught:
+        config.load(file)
+    assert told in str(caught.value) and str(file) in str(caught.value)
