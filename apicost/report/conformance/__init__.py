@@ -1,0 +1,1 @@
+"""Findings with their cost, as people and programs read them."""
