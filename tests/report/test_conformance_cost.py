@@ -32,7 +32,10 @@ skus:
     unit: Requests
     free: {quantity: '100', share: pro_rata}
     prices:
-      - {from: 2026-01-01, to: 2026-03-16, mode: graduated, tiers: [{up_to: '1000', price: '0.02'}, {up_to: null, price: '0.01'}]}
+      - from: 2026-01-01
+        to: 2026-03-16
+        mode: graduated
+        tiers: [{up_to: '1000', price: '0.02'}, {up_to: null, price: '0.01'}]
       - {from: 2026-03-16, price: '0.03'}
   egress:
     meter: bytes
