@@ -74,7 +74,7 @@ def pieces(case: Recorded) -> list[tuple[pa.Table, pa.Table, int]]:
     """The case cut by time into steps of two seconds: (FLOW, LINE, the step's end)."""
     seen = case.flows.column("last_mono_ns").to_numpy()
     logged = case.lines.column("log_mono_ns").to_numpy()
-    edges = np.arange(seen.min(), max(seen.max(), logged.max()) + STEP_NS, STEP_NS)
+    edges = np.arange(min(seen.min(), logged.min()), max(seen.max(), logged.max()) + STEP_NS, STEP_NS)
     return [
         (
             case.flows.filter(pa.array((seen >= edge) & (seen < edge + STEP_NS))),

@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from apicost.core import records
 from apicost.core.clock import Clock
-from apicost.core.join import joined
+from apicost.core.join import held, joined
 from apicost.core.join.downstream import TCP, DownstreamState, attribute_downstream
 from apicost.core.join.downstream_state import Flows, Legs, LineParts, Lines, Turns
 from apicost.core.join.segments import I64
@@ -42,19 +41,19 @@ from apicost.core.records import FLOW, LINE, Confidence, Role
 
 __all__ = ["Carry", "Clock", "Settings", "Step", "correlate"]
 
-LINE_ID = "line_id"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carry:
     """What is still open after a step. Plain tables by name, so that it can be stored as files.
 
-    lines: LINE and `line_id`, not given out yet. legs, parts, tries: of these, what is settled already.
+    lines: lines that are not given out yet, as `held` has them. unplaced: those without a downstream leg.
+    legs, parts, tries: of these, what is settled already.
     identities: what a row says of its request (and `line_id`), of requests whose flow may still get overhead.
     next_line_id: the number of the next line that comes in.
     """
 
     lines: pa.Table
+    unplaced: Lines
     identities: pa.Table
     legs: Legs
     parts: LineParts
@@ -67,8 +66,9 @@ class Carry:
     def empty(cls) -> Carry:
         """Before the first step."""
         return cls(
-            lines=_with_id(records.empty(LINE), np.zeros(0, np.int64)),
-            identities=_with_id(records.empty(LINE).select(joined.SAME), np.zeros(0, np.int64)),
+            lines=held.SCHEMA.empty_table(),
+            unplaced=Lines.empty(),
+            identities=held.IDENTITY.empty_table(),
             legs=Legs.empty(),
             parts=LineParts.empty(),
             tries=Settled.empty(),
@@ -88,6 +88,7 @@ class Carry:
         """Plain Arrow tables by name."""
         return {
             "lines": self.lines,
+            "unplaced": self.unplaced.to_table(),
             "identities": self.identities,
             "legs": self.legs.to_table(),
             "parts": self.parts.to_table(),
@@ -105,15 +106,15 @@ class Carry:
         Raises KeyError when a table or a column is missing: the carry is of another version; begin with
         `Carry.empty()` and count what was open as lost.
         """
-        empty = cls.empty()
 
         def same(name: str, wanted: pa.Schema) -> pa.Table:
             table = tables[name].select(wanted.names)
             return table if table.schema.equals(wanted) else table.cast(wanted)
 
         return cls(
-            lines=same("lines", empty.lines.schema),
-            identities=same("identities", empty.identities.schema),
+            lines=same("lines", held.SCHEMA),
+            unplaced=Lines.from_table(tables["unplaced"]),
+            identities=same("identities", held.IDENTITY),
             legs=Legs.from_table(tables["legs"]),
             parts=LineParts.from_table(tables["parts"]),
             tries=Settled.from_table(tables["tries"]),
@@ -164,16 +165,12 @@ def correlate(
     own_flows, upstream_flows = _sides(carry, flows, settings)
 
     new_ids = np.arange(carry.next_line_id, carry.next_line_id + len(lines), dtype=np.int64)
-    fresh = _with_id(lines, new_ids)
-    waiting = _one_chunk(pa.concat_tables([carry.lines, fresh]) if len(carry.lines) else fresh)
-    ids: I64 = np.asarray(records.numbers(waiting, LINE_ID), np.int64)
-
-    settled_before = np.isin(ids, carry.legs.line_id)
-    numbers = lines_of(waiting, ids)
+    waiting = pa.concat_tables([carry.lines, held.held_of(lines, new_ids)])
+    unplaced = Lines.concat([carry.unplaced, lines_of(lines, new_ids)])
     down = attribute_downstream(
         carry.downstream,
         own_flows,
-        numbers.take(~settled_before) if settled_before.any() else numbers,
+        unplaced,
         now_mono_ns=now_mono_ns,
         settings=settings,
         final=final,
@@ -181,7 +178,7 @@ def correlate(
     up = attribute_upstream(
         carry.upstream,
         upstream_flows,
-        attempts_of(fresh, new_ids),
+        attempts_of(lines, new_ids),
         now_mono_ns=now_mono_ns,
         settings=UpstreamSettings(
             line_wait_ns=settings.line_wait_ns,
@@ -194,15 +191,23 @@ def correlate(
     parts = LineParts.concat([carry.parts, down.parts])
     tries = Settled.concat([carry.tries, up.settled])
 
+    ids: I64 = np.asarray(records.numbers(waiting, held.LINE_ID), np.int64)
     ready = _ready(waiting, ids, legs, tries)
     # Of those that come in now only few will be needed again; they are looked up where they are.
     named = np.unique(
         np.concatenate([down.state.flows.last_line, up.state.flows.last_line, down.loose.line_id, up.parts.line_id])
     )
-    identities = _named(carry.identities, waiting.select(carry.identities.schema.names), named)
-    identity_ids: I64 = np.asarray(records.numbers(identities, LINE_ID), np.int64)
+    known: I64 = np.asarray(records.numbers(carry.identities, held.LINE_ID), np.int64)
+    identities = pa.concat_tables(
+        [
+            held.identities_of(carry.identities, np.isin(known, named)),
+            held.identities_of(waiting, np.isin(ids, named)),
+        ]
+    )
+    identity_ids: I64 = np.asarray(records.numbers(identities, held.LINE_ID), np.int64)
+    given_out, kept = held.split(waiting, ready)
     out = joined.rows(
-        lines=waiting.filter(pa.array(ready)) if not ready.all() else waiting,
+        lines=given_out,
         legs=legs,
         parts=parts,
         tries=tries,
@@ -212,14 +217,15 @@ def correlate(
         identity_ids=identity_ids,
         clock=clock,
     )
-    given_out = ids[ready]
+    gone = ids[ready]
     still_named = np.union1d(down.state.flows.last_line, up.state.flows.last_line)
     new_carry = Carry(
-        lines=_compact(waiting.filter(pa.array(~ready))),
-        identities=_compact(identities.take(np.flatnonzero(np.isin(identity_ids, still_named)))),
-        legs=legs.take(~np.isin(legs.line_id, given_out)),
-        parts=parts.take(~np.isin(parts.line_id, given_out)),
-        tries=tries.take(~np.isin(tries.line_id, given_out)),
+        lines=kept,
+        unplaced=unplaced.take(~np.isin(unplaced.line_id, down.legs.line_id)),
+        identities=held.compact(identities.take(np.flatnonzero(np.isin(identity_ids, still_named)))),
+        legs=legs.take(~np.isin(legs.line_id, gone)),
+        parts=parts.take(~np.isin(parts.line_id, gone)),
+        tries=tries.take(~np.isin(tries.line_id, gone)),
         downstream=down.state,
         upstream=up.state,
         next_line_id=carry.next_line_id + len(lines),
@@ -297,42 +303,10 @@ def _sides(carry: Carry, flows: pa.Table, settings: Settings) -> tuple[pa.Table,
 
 def _ready(waiting: pa.Table, ids: I64, legs: Legs, tries: Settled) -> Bool:
     """Which waiting lines have both legs settled."""
-    wanted = pc.list_value_length(waiting.column("attempt_addr")).fill_null(0).to_numpy()
+    wanted = np.asarray(records.numbers(waiting, "tries"), np.int64)
     settled = np.zeros(len(ids), np.int64)
     at = np.searchsorted(ids, tries.line_id)
     np.add.at(settled, at, 1)
     ready = settled >= wanted
     ready &= np.isin(ids, legs.line_id)
     return ready
-
-
-def _named(old: pa.Table, new: pa.Table, names: I64) -> pa.Table:
-    """The rows of both with these line_ids."""
-    found = []
-    for table in (old, new):
-        rows = np.flatnonzero(np.isin(np.asarray(records.numbers(table, LINE_ID), np.int64), names))
-        found.append(table.take(rows))
-    return pa.concat_tables(found)
-
-
-def _with_id(lines: pa.Table, ids: I64) -> pa.Table:
-    return lines.append_column(LINE_ID, pa.array(ids, pa.int64()))
-
-
-def _one_chunk(table: pa.Table) -> pa.Table:
-    return table.unify_dictionaries().combine_chunks()
-
-
-def _compact(table: pa.Table) -> pa.Table:
-    """The same rows with dictionaries that hold only what they use: a carry lives for weeks."""
-    if len(table) == 0:
-        return table.schema.empty_table()
-    table = _one_chunk(table)
-    for position, field in enumerate(table.schema):
-        if not pa.types.is_dictionary(field.type):
-            continue
-        known: Any = table.column(position).chunk(0)
-        if len(known.dictionary) > 1_000 + len(table) // 4:
-            plain = table.column(position).cast(field.type.value_type)
-            table = table.set_column(position, field, plain.dictionary_encode().cast(field.type))
-    return _one_chunk(table)

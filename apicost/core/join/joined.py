@@ -61,7 +61,7 @@ def rows(
 ) -> Rows:
     """The rows of lines that are ready, and of bytes without a line.
 
-    lines: LINE and line_id, ascending; legs, parts, tries: may hold other lines' too.
+    lines: as `held` has them, ascending, in one chunk; legs, parts, tries: may hold other lines' too.
     identities: where overhead rows find the request that they are booked to.
     """
     ids: I64 = np.asarray(records.numbers(lines, "line_id"), np.int64) if len(lines) else np.zeros(0, np.int64)
@@ -155,9 +155,9 @@ def _exchanges(
     with_flow = turn[tries.flow[turn] > 0]
     flow[at[with_flow]] = tries.flow[with_flow]
     columns["upstream_peer_hi"], columns["upstream_peer_lo"] = peer_hi, peer_lo
-    sent, received = _app(lines, "attempt_sent_bytes"), _app(lines, "attempt_received_bytes")
     columns |= _leg("upstream", flow, up, booked, _worst(size, at, tries))
-    columns["upstream_out_app_bytes"], columns["upstream_in_app_bytes"] = sent, received
+    columns["upstream_out_app_bytes"] = lines.column("attempts_sent_bytes")
+    columns["upstream_in_app_bytes"] = lines.column("attempts_received_bytes")
     found = tries.flow > 0
     some = tries.take(found)
     part_tables.append(
@@ -184,18 +184,6 @@ def _worst(size: int, at: I64, tries: Settled) -> np.ndarray:
     confidence[missing & ~seen] = Confidence.APP_ONLY
     confidence[missing & seen] = np.maximum(confidence[missing & seen], Confidence.ALIGNED)
     return confidence
-
-
-def _app(lines: pa.Table, name: str) -> I64:
-    """Sum of a list column of each line, absent values left out."""
-    lists: Any = lines.column(name).combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):
-        lists = pa.concat_arrays(lists.chunks)
-    values = lists.flatten().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    running = np.concatenate(([0], np.cumsum(np.maximum(values, 0))))
-    ends = np.cumsum(lengths)
-    return running[ends] - running[ends - lengths]
 
 
 def _loose(batch: LooseParts, identities: pa.Table | None, identity_ids: I64, clock: Clock) -> pa.Table:
