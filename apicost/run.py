@@ -1,6 +1,6 @@
 """The one place where stages are wired: what comes in becomes what the ledger keeps.
 
-    FLOW, LINE -> correlate -> JOINED -> match -> EXCHANGE -> meter -> USAGE -> ledger
+    FLOW, LINE -> correlate -> JOINED -> match -> EXCHANGE -> shapes -> SHAPE -> USAGE -> ledger
 
 A step is the unit of exactly-once: its inputs are named, and the ledger marks them as consumed in the
 transaction that adds what came of them. The daemon and `apicost replay` run the same steps.
@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from apicost.catalog import openapi, prices
 from apicost.config import ApiSettings, Config
-from apicost.core import meter, records
+from apicost.core import records
 from apicost.core.clock import Clock
+from apicost.core.conformance import shapes
 from apicost.core.join import correlate
 from apicost.core.naming import match
 from apicost.core.scopes import Scopes
@@ -96,11 +97,17 @@ class Pipeline:
             self.carry, flows, lines, clock=clock, now_mono_ns=now_mono_ns, settings=self.settings, final=final
         )
         named = match.name_exchanges(step.exchanges, knowledge.index, node=self.node)
-        usage = meter.meter(named, knowledge.scopes)
+        # Grouped once, at the finest key: usage is its shapes with fewer keys.
+        shape = shapes.shapes(named, knowledge.scopes)
         stored = self.ledger.with_privacy(named, self.privacy)
         self.ledger.commit(
             inputs=list(inputs),
-            outputs={"exchanges": stored, "usage": usage, "completeness": completeness},
+            outputs={
+                "exchanges": stored,
+                "usage": shapes.usage_of(shape),
+                "shapes": shape,
+                "completeness": completeness,
+            },
             carry=step.carry.to_tables(),
         )
         self.carry = step.carry

@@ -31,7 +31,6 @@ FORM = 1  # user_version of the tables in catalogue.sql
 DAY_S = 86_400
 MINUTE_S = 60
 QUARTER_S = 900
-KINDS = ("exchanges", "usage", "completeness")
 
 
 class LedgerError(Exception):

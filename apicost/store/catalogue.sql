@@ -6,8 +6,8 @@
 -- while, for readers that still have it in their list.
 create table if not exists segment (
     id integer primary key autoincrement,
-    kind text not null,              -- exchanges, usage or completeness
-    grain_s integer not null,        -- 0: rows as they came; usage: 60, or 900 and 86400 in rollups
+    kind text not null,              -- exchanges, usage, shapes, samples or completeness
+    grain_s integer not null,        -- 0: rows as they came; else 60, or 900 and 86400 in rollups of usage and shapes
     day_unix_s integer not null,     -- the UTC day that all its rows lie in
     name text not null unique,       -- path below the ledger's folder
     row_count integer not null,

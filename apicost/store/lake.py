@@ -110,8 +110,8 @@ class Lake:
 
         inputs: names of what the step consumed, unique for ever (a spool segment's name). May be empty: time
             alone can end an exchange.
-        outputs: "exchanges", "usage" and "completeness", each with its columns of `records`; what is
-            absent or empty writes nothing.
+        outputs: kinds of `segments.COLUMNS`, each with its columns of `records`; what is absent or empty
+            writes nothing.
         carry: replaces the former carry, name by name as a whole. None leaves it.
 
         Inputs that are all in the ledger already make this a no-op: a repeat after a crash. Raises LedgerError

@@ -21,6 +21,14 @@ from {source}
 group by api
 order by api
 
+-- name: one_bucket
+select {keys} {figures}
+from {source}
+where minute_unix_s >= {start} and minute_unix_s < {end} {filter}
+{groups}
+{having}
+{order}
+
 -- name: completeness
 select metric, sum(value) as metric_value
 from {source}

@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from apicost.core import meter, records
-from apicost.store import duck, segments
+from apicost.store import duck, segments, shapes
 from apicost.store.catalogue import (
     DAY_S,
     MINUTE_S,
@@ -146,6 +146,46 @@ class Ledger:
 
         return self._answer("completeness", [start_unix_s, end_unix_s], ask, {})
 
+    def shapes(
+        self,
+        start_unix_s: int,
+        end_unix_s: int,
+        *,
+        by: Sequence[str] = shapes.KEYS,
+        where: Mapping[str, str | None] | None = None,
+    ) -> pa.Table:
+        """What the traffic of a period looked like: one bucket, grouped by some keys.
+
+        by: text columns of `records.SHAPE_KEYS`. where: key -> value that rows must have; None for rows without one.
+        Returns columns as in `records.SHAPE`, sorted by key: `minute_unix_s` is the start, keys not in `by` are
+        null. Raises ValueError for keys that are none.
+        """
+        wanted = dict(where or {})
+        strange = sorted((set(by) | set(wanted)) - set(shapes.KEYS))
+        if strange:
+            raise ValueError(f"no such keys: {strange}; there are {sorted(shapes.KEYS)}")
+
+        def ask(paths: Sequence[Path]) -> pa.Table:
+            with duck.session(memory_mb=self._limits[0], threads=self._limits[1]) as connection:
+                return shapes.added_up(
+                    connection, duck.source(paths), records.SHAPE, shapes.SHAPE_FIGURES,
+                    start_unix_s=start_unix_s, end_unix_s=end_unix_s, by=by, where=wanted,
+                )  # fmt: skip
+
+        return self._answer("shapes", [start_unix_s, end_unix_s], ask, records.empty(records.SHAPE))
+
+    def samples(self, start_unix_s: int, end_unix_s: int) -> pa.Table:
+        """What validating sampled bodies of a period found: one bucket of `records.SAMPLE`, sorted by key."""
+
+        def ask(paths: Sequence[Path]) -> pa.Table:
+            with duck.session(memory_mb=self._limits[0], threads=self._limits[1]) as connection:
+                return shapes.added_up(
+                    connection, duck.source(paths), records.SAMPLE, shapes.SAMPLE_FIGURES,
+                    start_unix_s=start_unix_s, end_unix_s=end_unix_s, by=shapes.SAMPLE_KEYS, where={},
+                )  # fmt: skip
+
+        return self._answer("samples", [start_unix_s, end_unix_s], ask, records.empty(records.SAMPLE))
+
     def exchanges(
         self, start_unix_s: int, end_unix_s: int, *, where: Mapping[str, str | None] | None = None, limit: int = 20
     ) -> pa.Table:
@@ -250,7 +290,7 @@ class Ledger:
         chosen: list[Segment] = []
         for day in sorted({segment.day_unix_s for segment in touched}):
             listing = [segment for segment in touched if segment.day_unix_s == day]
-            chosen += self._choose_of_day(day, listing, edges) if kind == "usage" else listing
+            chosen += self._choose_of_day(day, listing, edges) if kind in segments.ROLLED_UP else listing
         self._missing |= {s.name: self._bad[s.name] for s in chosen if s.name in self._bad}
         return [segment for segment in chosen if segment.name not in self._bad]
 

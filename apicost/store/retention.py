@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apicost import durable
-from apicost.store.catalogue import DAY_S, MINUTE_S, READERS_LOCK, Catalogue, Segment, lock, remove
+from apicost.store.catalogue import DAY_S, READERS_LOCK, Catalogue, Segment, lock, remove
 
 GRACE_S = 300  # between the list and the disk, for readers that can't lock
 LONGEST_READ_S = 86_400  # a reader that holds its lock longer than this loses its files
@@ -33,14 +33,14 @@ class Retired:
 def retire(catalogue: Catalogue, *, exchange_days: int, minute_days: int, hour_days: int, now_unix_s: int) -> Retired:
     """Take out what is older than its days, counted in whole UTC days before today; then `purge`.
 
-    exchange_days: exchanges themselves. minute_days: usage by the minute. hour_days: usage in rollups, and
-    completeness.
+    exchange_days: exchanges themselves. minute_days: usage and shapes by the minute. hour_days: both in rollups,
+    samples and completeness.
     """
     today = now_unix_s // DAY_S * DAY_S
 
     def due(segment: Segment) -> bool:
         days = exchange_days if segment.kind == "exchanges" else hour_days
-        if segment.kind == "usage" and segment.grain_s == MINUTE_S and segment.rolled:
+        if segment.rolled:
             days = min(minute_days, hour_days)
         return segment.day_unix_s < today - days * DAY_S
 

@@ -18,8 +18,15 @@ from apicost import durable
 from apicost.core import records
 from apicost.store.catalogue import DAY_S, MINUTE_S, Segment
 
-COLUMNS = {"exchanges": records.EXCHANGE, "usage": records.USAGE, "completeness": records.COMPLETENESS}
-GRAIN_S = {"exchanges": 0, "usage": MINUTE_S, "completeness": MINUTE_S}
+COLUMNS = {
+    "exchanges": records.EXCHANGE,
+    "usage": records.USAGE,
+    "shapes": records.SHAPE,
+    "samples": records.SAMPLE,
+    "completeness": records.COMPLETENESS,
+}
+GRAIN_S = {kind: 0 if kind == "exchanges" else MINUTE_S for kind in COLUMNS}
+ROLLED_UP = ("usage", "shapes")  # kinds with calls and wire bytes in every row, and rollups
 # Rows that a reader takes or skips together. Files are sorted by API and consumer, so that small groups let a
 # question about some of them skip the rest; each costs 46 column chunks of some kB.
 ROW_GROUP = 1 << 14
@@ -105,12 +112,14 @@ def calls(kind: str, batch: pa.Table) -> int:
     """Control sum: requests in a batch."""
     if kind == "exchanges":
         return int((records.numbers(batch, "kind") == records.RowKind.EXCHANGE).sum())
-    return int(records.numbers(batch, "calls").sum()) if kind == "usage" else 0
+    return int(records.numbers(batch, "calls").sum()) if kind in ROLLED_UP else 0
 
 
 def wire_bytes(kind: str, batch: pa.Table) -> int:
     """Control sum: wire bytes of both legs and directions."""
-    return 0 if kind == "completeness" else sum(int(records.numbers(batch, name).sum()) for name in WIRE)
+    if kind != "exchanges" and kind not in ROLLED_UP:
+        return 0
+    return sum(int(records.numbers(batch, name).sum()) for name in WIRE)
 
 
 def read(folder: Path, segment: Segment) -> pa.Table:

@@ -58,11 +58,12 @@ def split_path(raw: str) -> list[str] | None:
     raw = raw.partition("?")[0].partition("#")[0]
     segments = [decode(segment) for segment in raw[1:].split("/")]
     if "." in segments or ".." in segments:
-        segments = _without_dots(segments)
+        segments = without_dots(segments)
     return segments
 
 
-def _without_dots(segments: Sequence[str]) -> list[str]:
+def without_dots(segments: Sequence[str]) -> list[str]:
+    """Segments with "." and ".." taken out (RFC 3986, section 5.2.4)."""
     kept: list[str] = []
     for segment in segments:
         if segment not in (".", ".."):
