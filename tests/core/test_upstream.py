@@ -408,3 +408,64 @@ def test_equal_bytes_seen_too_late_are_still_shared_out():
     assert done.settled.flow.tolist() == [2]
     assert done.settled.confidence.tolist() == [Confidence.ALIGNED]
     assert total(taken, "in_payload_bytes") + total(done, "in_payload_bytes") == 400
+
+
+def _burst(flows, *, late=0.0):
+    """Requests of equal bytes, 20 us after each other on a connection each; answered 2 ms later, logged 3 ms later."""
+    rows, tries = [], []
+    for number, flow in enumerate(flows):
+        at = 1_000 + 0.02 * number
+        end = at + 2 + late
+        counts = (600, 204, 496, 100, 2, 2)
+        rows.append(snapshot(flow, 0, SnapshotKind.CLOSED, counts, (at + 0.004, at + 0.004, end, end), born=at))
+        tries.append(attempt(number, 100, 496, at, at + 3 + 0.02 * number))
+    return rows, tries
+
+
+def test_a_turn_that_comes_late_pushes_nobody_from_his():
+    """Where one of a burst of equal requests has to wait for its turn, each of the others takes its own at once."""
+    settings = UpstreamSettings()
+    flows = [11, 12, 13, 14, 15]
+    rows, tries = _burst(flows)
+    soon = 1_004 + settings.match_wait_ns // MS
+    early = run(rows[:1] + rows[2:], tries, final=False, now=soon * MS, settings=settings)
+    assert early.settled.line_id.tolist() == [0, 2, 3, 4]
+    assert early.settled.flow.tolist() == [11, 13, 14, 15]
+    done = run(rows[1:2], [], final=False, now=(soon + 1_000) * MS, state=early.state, settings=settings)
+    assert (done.settled.line_id.tolist(), done.settled.flow.tolist()) == ([1], [12])
+
+
+def test_a_burst_behind_a_turn_of_nobody_is_not_pushed():
+    """A turn without a line, before a long row of equal requests, is left over itself; all others find their own."""
+    flows = list(range(20, 60))
+    rows, tries = _burst(flows)
+    stray = snapshot(9, 0, SnapshotKind.CLOSED, (600, 204, 496, 100, 2, 2), (999.95, 999.95, 1_001, 1_001), born=999)
+    result = run([stray, *rows], tries)
+    assert result.settled.flow.tolist() == flows
+    assert result.parts.flow.tolist() == [9]
+
+
+def test_a_distant_turn_is_taken_only_when_the_wait_is_over():
+    """Among equals, a turn that begins long after the access phase may be another's: it is taken last."""
+    settings = UpstreamSettings()
+    counts = (600, 204, 496, 100, 2, 2)
+    rows = [snapshot(1, 0, SnapshotKind.CLOSED, counts, (1_050, 1_050, 1_060, 1_060), born=1)]
+    tries = [attempt(0, 100, 496, 1_000, 1_100), attempt(1, 100, 496, 1_001, 1_101)]
+    soon, late = 1_102 + settings.match_wait_ns // MS, 1_102 + settings.flow_wait_ns // MS
+    early = run(rows, tries, final=False, now=soon * MS, settings=settings)
+    assert len(early.settled) == 0
+    done = run([], [], final=False, now=late * MS, state=early.state, settings=settings)
+    assert done.settled.flow.tolist() == [1, 0]
+    assert done.settled.confidence.tolist() == [Confidence.ALIGNED, Confidence.APP_ONLY]
+
+
+def test_what_is_alone_only_because_others_chose_is_not_exact():
+    """A turn that moved payload after its request was logged may be another's whose own was taken by mistake."""
+    counts = (600, 204, 496, 100, 2, 2)
+    rows = [
+        snapshot(1, 0, SnapshotKind.CLOSED, counts, (10.01, 10.01, 12, 12), born=1),
+        snapshot(2, 0, SnapshotKind.CLOSED, counts, (10.1, 10.1, 14, 14), born=1),
+    ]
+    settled = run(rows, [attempt(70, 100, 496, 10, 13), attempt(71, 100, 496, 10.09, 13.5)]).settled
+    assert settled.flow.tolist() == [1, 2]
+    assert settled.confidence.tolist() == [Confidence.ALIGNED] * 2

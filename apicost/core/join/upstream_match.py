@@ -26,6 +26,18 @@ CLOCK_SLACK_NS = 100_000  # the plugin writes its times in whole microseconds, s
 # After the access phase the request goes out within 15 us at the median, 86 us at p99, 1 ms at p99.9, measured on
 # 20,000 requests at full load; reading a request's body comes between, too.
 SOON_NS = (50_000, 250_000, 1_000_000, None)
+ROUNDING_NS = 2_000  # a time in a line is the difference of two that were each cut to microseconds
+NEIGHBOUR_ROUNDS = 4  # as many requests as one event loop begins before the first of them goes out
+
+# How turns and attempts of equal bytes are paired, in order: as neighbours or in a queue, of one worker or of all,
+# and how soon after the access phase the turn begins.
+ROUNDS = (
+    (True, True, SOON_NS[0]),
+    *((False, True, soon) for soon in SOON_NS[1:3]),
+    (True, False, SOON_NS[0]),
+    *((False, False, soon) for soon in SOON_NS[1:3]),
+    *((False, by_worker, None) for by_worker in (True, False)),
+)
 
 Rows = npt.NDArray[np.int64]
 
@@ -96,12 +108,14 @@ class Pairs(Columns):
 
     sure: no other attempt and no other turn came into question.
     proved: the sums of payload are equal to the byte.
+    far: only the last resort among equals found it. While turns may still come, one of them may fit better.
     """
 
     turn: I64
     attempt: I64
     sure: Bool
     proved: Bool
+    far: Bool
 
 
 def match_equal(turns: Turns, attempts: Waiting, owners: Owners, late_ns: int = CLOCK_SLACK_NS) -> Pairs:
@@ -133,13 +147,14 @@ def in_order(
         begin=turns.begin_mono_ns[turn_row],
         end=turns.end_mono_ns[turn_row],
         attempt_group=attempt_group,
-        low=attempts.low_mono_ns[attempt_row] - CLOCK_SLACK_NS,
+        low=attempts.low_mono_ns[attempt_row],
         log=attempts.log_mono_ns[attempt_row] + late_ns,
     )
     turn, attempt, sure = _queue(table)
+    far = np.zeros(len(turn), np.bool_)
     if not sure.all() or len(turn) < min(len(turn_row), len(attempt_row)):
         chosen = np.flatnonzero(sure)
-        turn, attempt = _again(
+        turn, attempt, far = _again(
             table,
             turns.flow[turn_row],
             attempts.worker_pid[attempt_row],
@@ -148,7 +163,8 @@ def in_order(
             attempt[chosen],
         )
         sure = np.arange(len(turn)) < len(chosen)
-    return Pairs(turn=turn_row[turn], attempt=attempt_row[attempt], sure=sure, proved=np.ones(len(turn), np.bool_))
+    proved = np.ones(len(turn), np.bool_)
+    return Pairs(turn=turn_row[turn], attempt=attempt_row[attempt], sure=sure, proved=proved, far=far)
 
 
 def _groups(turn_key: U64, attempt_key: U64) -> tuple[I64, I64, Rows, Rows]:
@@ -195,7 +211,8 @@ def _queue(table: _Table, soon_ns: int | None = None) -> tuple[Rows, Rows, Bool]
     if not len(table.begin) or not len(table.low):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_)
     place = _Places(table.begin, table.turn_group)
-    turn_at, low_at = place.of(table.turn_group, table.begin), place.of(table.attempt_group, table.low)
+    turn_at = place.of(table.turn_group, table.begin)
+    low_at = place.of(table.attempt_group, table.low - CLOCK_SLACK_NS)
     turn_order, attempt_order = np.argsort(turn_at, kind="stable"), np.argsort(low_at, kind="stable")
     turn_at, low_at = turn_at[turn_order], low_at[attempt_order]
     sorted_table = table.narrowed(turn_order, attempt_order)
@@ -210,43 +227,85 @@ def _queue(table: _Table, soon_ns: int | None = None) -> tuple[Rows, Rows, Bool]
     at = np.minimum(position, len(turn_at) - 1)
     fits = (position < behind) & (turn_group[at] == group) & (sorted_table.end[at] <= log)
     if soon_ns is not None:
-        fits &= sorted_table.begin[at] <= sorted_table.low + CLOCK_SLACK_NS + soon_ns
+        fits &= sorted_table.begin[at] <= sorted_table.low + soon_ns
     rivals = np.searchsorted(low_at, turn_at, "right") - np.searchsorted(np.sort(log_at), turn_at, "left")
     sure = (behind - first == 1) & (rivals[at] == 1)
     taken = np.flatnonzero(fits)
     return turn_order[at[taken]], attempt_order[taken], sure[taken]
 
 
-def _again(table: _Table, flow: U64, worker_pid: I32, owners: Owners, turn: Rows, attempt: Rows) -> tuple[Rows, Rows]:
-    """Pair what had a choice, after the pairs given: first within workers, soonest first, then whoever is left.
+def _nearest(table: _Table, soon_ns: int) -> tuple[Rows, Rows]:
+    """Pair each attempt with the first turn of its group behind its access phase, if no other attempt is between.
 
-    Soonest first, so that where a turn is missing its attempt does not push all later ones by one.
+    soon_ns: how soon after the access phase the turn must begin.
+
+    An event loop begins one request after the other, so such neighbours belong together; once they are gone, others
+    are neighbours. Unlike in a queue, an attempt whose own turn is missing pushes nobody from his.
+    """
+    turns, attempts = np.arange(len(table.begin)), np.arange(len(table.low))
+    found: list[tuple[Rows, Rows]] = [(turns[:0], attempts[:0])]
+    if len(turns) and len(attempts):
+        place = _Places(table.begin, table.turn_group)
+        turn_at = place.of(table.turn_group, table.begin)
+        low_at = place.of(table.attempt_group, table.low - ROUNDING_NS)
+        turns, attempts = np.argsort(turn_at, kind="stable"), np.argsort(low_at, kind="stable")
+        turn_at, low_at = turn_at[turns], low_at[attempts]
+    for _ in range(NEIGHBOUR_ROUNDS):
+        if not len(turns) or not len(attempts):
+            break
+        # The last attempt before each turn, and of each attempt's turns the first.
+        before = np.searchsorted(low_at, turn_at, "right") - 1
+        first = np.append(True, before[1:] != before[:-1])
+        behind = np.flatnonzero(first & (before >= 0))
+        turn, attempt = turns[behind], attempts[before[behind]]
+        good = table.turn_group[turn] == table.attempt_group[attempt]
+        good &= table.begin[turn] <= table.low[attempt] + soon_ns
+        good &= table.end[turn] <= table.log[attempt]
+        if not good.any():
+            break
+        found.append((turn[good], attempt[good]))
+        stay_turns, stay_attempts = np.ones(len(turns), np.bool_), np.ones(len(attempts), np.bool_)
+        stay_turns[behind[good]] = False
+        stay_attempts[before[behind[good]]] = False
+        turns, turn_at = turns[stay_turns], turn_at[stay_turns]
+        attempts, low_at = attempts[stay_attempts], low_at[stay_attempts]
+    return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
+
+
+def _again(
+    table: _Table, flow: U64, worker_pid: I32, owners: Owners, turn: Rows, attempt: Rows
+) -> tuple[Rows, Rows, Bool]:
+    """Pair what had a choice, after the pairs given: neighbours first, within workers before all; then whoever is left.
+
+    Returns rows of the turns, rows of the attempts, and which of them are far.
     """
     turns_left, attempts_left = _others(len(table.begin), turn), _others(len(table.low), attempt)
-    likely = _queue(table.narrowed(turns_left, attempts_left), SOON_NS[0])
+    likely = _nearest(table.narrowed(turns_left, attempts_left), SOON_NS[0])
     owners = owners.with_votes(
         flow[np.append(turn, turns_left[likely[0]])], worker_pid[np.append(attempt, attempts_left[likely[1]])]
     )
     owner = owners.of(flow)
     answer = [(turn, attempt)]
-    for by_worker in (True, False):
-        for soon_ns in SOON_NS:
-            rows = turns_left[owner[turns_left] >= 0] if by_worker else turns_left
-            tries = attempts_left
-            if by_worker:
-                # A worker's number stands beside the group's: process ids fit 22 bits (PID_MAX_LIMIT).
-                group_of_turn = (table.turn_group[rows] << 22) | owner[rows]
-                group = (table.attempt_group[tries] << 22) | (worker_pid[tries] & 0x3FFFFF)
-                found = _queue(table.narrowed(rows, tries, group_of_turn, group), soon_ns)
-            else:
-                found = _queue(table.narrowed(rows, tries), soon_ns)
-            answer.append((rows[found[0]], tries[found[1]]))
-            turns_left = np.setdiff1d(turns_left, answer[-1][0], assume_unique=True)
-            attempts_left = np.setdiff1d(attempts_left, answer[-1][1], assume_unique=True)
-            if not len(turns_left) or not len(attempts_left):
-                break
+    far = [np.zeros(len(turn), np.bool_)]
+    for neighbours, by_worker, soon_ns in ROUNDS:
+        rows = turns_left[owner[turns_left] >= 0] if by_worker else turns_left
+        tries = attempts_left
+        if by_worker:
+            # A worker's number stands beside the group's: process ids fit 22 bits (PID_MAX_LIMIT).
+            group_of_turn = (table.turn_group[rows] << 22) | owner[rows]
+            group = (table.attempt_group[tries] << 22) | (worker_pid[tries] & 0x3FFFFF)
+            narrowed = table.narrowed(rows, tries, group_of_turn, group)
+        else:
+            narrowed = table.narrowed(rows, tries)
+        found = _nearest(narrowed, SOON_NS[0]) if neighbours else _queue(narrowed, soon_ns)[:2]
+        answer.append((rows[found[0]], tries[found[1]]))
+        far.append(np.full(len(found[0]), soon_ns is None))
+        turns_left = np.setdiff1d(turns_left, answer[-1][0], assume_unique=True)
+        attempts_left = np.setdiff1d(attempts_left, answer[-1][1], assume_unique=True)
+        if not len(turns_left) or not len(attempts_left):
+            break
     turns, attempts = (np.concatenate([pair[side] for pair in answer]) for side in (0, 1))
-    return turns, attempts
+    return turns, attempts, np.concatenate(far)
 
 
 def _others(size: int, rows: Rows) -> Rows:

@@ -124,6 +124,7 @@ def _replaced(turns: Turns, attempts: Waiting, pairs: Pairs, found: dict[int, li
         attempt=np.array(new_attempts, np.int64),
         sure=np.zeros(len(new_turns), np.bool_),
         proved=np.ones(len(new_turns), np.bool_),
+        far=np.zeros(len(new_turns), np.bool_),
     )
     return result, Pairs.concat([pairs.replace(turn=begins[pairs.turn]), added])
 

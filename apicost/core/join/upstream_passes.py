@@ -113,7 +113,9 @@ def _minus(rows: Rows, taken: Rows) -> Rows:
 
 
 def _equal_late(turns: Turns, attempts: Waiting, owners: Owners) -> Pairs:
-    return match_equal(turns, attempts, owners, LATE_NS)
+    pairs = match_equal(turns, attempts, owners, LATE_NS)
+    # What is alone here may be alone because others chose wrong before.
+    return pairs.replace(sure=np.zeros(len(pairs), np.bool_))
 
 
 def _near(turns: Turns, attempts: Waiting, owners: Owners) -> Pairs:
@@ -167,6 +169,7 @@ def _tls(turns: Turns, attempts: Waiting, owners: Owners, record_bytes: int, lim
         attempt=attempt,
         sure=np.zeros(len(turn), np.bool_),
         proved=np.zeros(len(turn), np.bool_),
+        far=np.zeros(len(turn), np.bool_),
     )
 
 
@@ -237,6 +240,7 @@ def _handshakes(turns: Turns, attempts: Waiting, usable: Rows, pairs: Pairs) -> 
         attempt=np.concatenate([each[1] for each in added]),
         sure=np.zeros(len(rows), np.bool_),
         proved=np.zeros(len(rows), np.bool_),
+        far=np.zeros(len(rows), np.bool_),
     )
     return Pairs.concat([pairs, more])
 
@@ -396,6 +400,7 @@ def _disjoint(turns: Turns, attempts: Waiting, found: list[tuple[Rows, Rows, Row
         attempt=np.concatenate([pair[1] for pair in pairs]),
         sure=np.ones(len(turn), np.bool_),
         proved=np.full(len(turn), proved),
+        far=np.zeros(len(turn), np.bool_),
     )
 
 
