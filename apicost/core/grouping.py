@@ -68,7 +68,7 @@ class Groups:
         rank_of, texts = _ranks(values)
         return text_in_use(rank_of[codes[self._heads]] - 1, texts)
 
-    def merged(self, values: Ints, how: np.ufunc = np.add) -> pa.Array:
+    def merged(self, values: npt.NDArray[np.integer], how: np.ufunc = np.add) -> pa.Array:
         """One figure for each group: the rows' values added, or put together by another ufunc."""
         return pa.array(how.reduceat(values[self._order], self._starts))
 

@@ -174,3 +174,23 @@ def exchange_rows(draw) -> dict:
 
 
 exchange_batches = st.lists(exchange_rows(), min_size=1, max_size=12).map(table)
+
+
+@st.composite
+def spoken_rows(draw) -> dict:
+    """The same, with everything that a document can speak about."""
+    return draw(exchange_rows()) | {
+        "host": draw(st.sampled_from(["a.example", "b.example", None])),
+        "path": draw(st.sampled_from(["/users/1", "/users/22", "/users/me", "/" * 40, None])),
+        "path_template": draw(st.sampled_from(["/users/{id}", None])),
+        "query_names": draw(st.sampled_from(["page", "page,q", ",".join(f"n{i:02}" for i in range(20)), None])),
+        "response_source": draw(st.sampled_from(["upstream", "apisix", None])),
+        "request_content_type": draw(st.sampled_from(["application/json", "a/" + "b" * 120, None])),
+        "response_content_type": draw(st.sampled_from(["application/json", None])),
+        "auth_kinds": draw(st.sampled_from(["bearer", None])),
+        "match_flags": draw(st.sampled_from(["loose-match", None])),
+        "downstream_out_app_bytes": draw(st.sampled_from([-1, 0, 1, 3, 4, 17, 1 << 40, (1 << 62) + 5])),
+    }
+
+
+spoken_batches = st.lists(spoken_rows(), min_size=1, max_size=12).map(table)

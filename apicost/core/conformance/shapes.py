@@ -32,7 +32,6 @@ CLIENT_BITS = 63
 
 TEXT_KEYS = tuple(c.name for c in records.SHAPE_KEYS if c.type == records.TEXT)
 MERGED = tuple(c.name for c in records.SHAPE_MERGED)
-_MOST = np.int64((1 << 63) - 1)
 _SIZES = np.array([4**k for k in range(32)], np.uint64)
 _SIZE_CLASSES = [f"{k:02}" for k in range(32)]
 
@@ -128,13 +127,12 @@ def _add_up(minute: Ints, keys: dict[str, Codes], values: Callable[[str], Ints])
     groups = Groups(minute, {name: keys[name] for name in TEXT_KEYS})
     columns = [groups.times(), *(groups.key(name) for name in TEXT_KEYS)]
     columns += [groups.merged(values(name)) for name in meter.SUMS]
-    # -1 stands for "no request", which is no size: as the most of all it loses every comparison.
-    least = values("least_out_app_bytes")
-    found = groups.merged(np.where(least < 0, _MOST, least), np.minimum).to_numpy()
+    # -1 stands for "no request", which is no size: unsigned it is the most of all and loses every comparison.
+    least = groups.merged(values("least_out_app_bytes").view(np.uint64), np.minimum)
     merged = {
         "first_unix_ns": groups.merged(values("first_unix_ns"), np.minimum),
         "last_unix_ns": groups.merged(values("last_unix_ns"), np.maximum),
-        "least_out_app_bytes": pa.array(np.where(found == _MOST, -1, found)),
+        "least_out_app_bytes": least.view(pa.int64()),
         "most_out_app_bytes": groups.merged(values("most_out_app_bytes"), np.maximum),
         "clients": groups.merged(values("clients"), np.bitwise_or),
     }
