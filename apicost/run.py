@@ -158,16 +158,7 @@ def replay(folder: Path, ledger_folder: Path, config: Config, *, steps: int = 1)
     with contextlib.closing(lake.Lake.open(ledger_folder)) as ledger:
         if ledger.consumed([f"replay-{recorded.identity}-last"]):
             return total
-        # Nothing is late in a recording: with waits without end the outcome is the same however it is cut.
-        settings = dataclasses.replace(
-            correlate_settings(config),
-            line_wait_ns=FOREVER_NS,
-            flow_wait_ns=FOREVER_NS,
-            idle_wait_ns=FOREVER_NS,
-            stream_wait_ns=FOREVER_NS,
-            grace_ns=FOREVER_NS,
-        )
-        pipeline = Pipeline(ledger, settings, node=config.node, privacy=config.privacy.client_addresses)
+        pipeline = Pipeline(ledger, _unhurried(config), node=config.node, privacy=config.privacy.client_addresses)
         for number, (flows, lines, now_mono_ns) in enumerate(recorded.cut(steps)):
             last = number == steps - 1
             outcome = pipeline.step(
@@ -184,3 +175,24 @@ def replay(folder: Path, ledger_folder: Path, config: Config, *, steps: int = 1)
             for name, count in outcome.counts.items():
                 total.counts[name] = total.counts.get(name, 0) + count
     return total
+
+
+def seen_in(flows: pa.Table, lines: pa.Table, clock: Clock, knowledge: Knowledge, config: Config) -> pa.Table:
+    """Recorded traffic as named exchanges, without a ledger: columns as in `records.EXCHANGE`."""
+    step = correlate.correlate(
+        correlate.Carry.empty(), flows, lines, clock=clock, now_mono_ns=clock.mono_ns, settings=_unhurried(config),
+        final=True,
+    )  # fmt: skip
+    return match.name_exchanges(step.exchanges, knowledge.index, node=config.node)
+
+
+def _unhurried(config: Config) -> correlate.Settings:
+    """Nothing is late in a recording: with waits without end the outcome is the same however it is cut."""
+    return dataclasses.replace(
+        correlate_settings(config),
+        line_wait_ns=FOREVER_NS,
+        flow_wait_ns=FOREVER_NS,
+        idle_wait_ns=FOREVER_NS,
+        stream_wait_ns=FOREVER_NS,
+        grace_ns=FOREVER_NS,
+    )

@@ -119,7 +119,7 @@ def load(folder: Path) -> Recorded:
     if problems:
         raise InputError(problems)
     all_lines = pa.concat_tables([tables["lines"], *bodies]).unify_dictionaries().combine_chunks()
-    lines = _once(all_lines, _LINE_ORDER)
+    lines = once(all_lines)
     flows = _distinct_flows(tables["flows"])
     completeness = _sorted(tables["completeness"], ("minute_unix_s", "metric", "value"))
     if not completeness.num_rows:
@@ -184,9 +184,10 @@ def _bodies(folder: Path, problems: list[Problem]) -> tuple[list[pa.Table], int]
     return tables, refused
 
 
-def _once(table: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """Rows in the order of their keys, each key once."""
-    table = _sorted(table, keys)
+def once(lines: pa.Table) -> pa.Table:
+    """Usage lines in the order of their workers and numbers, each once."""
+    keys = _LINE_ORDER
+    table = _sorted(lines, keys)
     if table.num_rows < 2:
         return table
     same = np.ones(table.num_rows - 1, bool)
