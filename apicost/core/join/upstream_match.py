@@ -144,7 +144,7 @@ def in_order(
         return Pairs.empty()
     table = _Table(
         turn_group=turn_group,
-        begin=turns.begin_mono_ns[turn_row],
+        begin=_begun_ns(turns)[turn_row],
         end=turns.end_mono_ns[turn_row],
         attempt_group=attempt_group,
         low=attempts.low_mono_ns[attempt_row],
@@ -165,6 +165,12 @@ def in_order(
         sure = np.arange(len(turn)) < len(chosen)
     proved = np.ones(len(turn), np.bool_)
     return Pairs(turn=turn_row[turn], attempt=attempt_row[attempt], sure=sure, proved=proved, far=far)
+
+
+def _begun_ns(turns: Turns) -> I64:
+    """When the gateway turned to the backend: on a new connection that was its SYN, not the payload behind it."""
+    fresh = turns.first & turns.syn_sent
+    return np.where(fresh, np.minimum(turns.born_mono_ns, turns.begin_mono_ns), turns.begin_mono_ns)
 
 
 def _groups(turn_key: U64, attempt_key: U64) -> tuple[I64, I64, Rows, Rows]:
