@@ -260,7 +260,8 @@ class Gateway:
                 env=None if environment is None else {**os.environ, **environment},
             )
         deadline = time.monotonic() + _START_S
-        while not _answers(self.http_port):
+        # Workers come after all ports are bound: without one, the port's answer may be a start about to fail.
+        while not (self.worker_pids() and _answers(self.http_port)):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise GatewayError(f"the gateway did not start:\n{self.last_words()}")
@@ -308,13 +309,23 @@ class ApisixGateway(Gateway):
     """A real APISIX in standalone mode with a prefix of its own, as a child process in the foreground.
 
     Needs the `apisix` and `openresty` commands of an installation; it shares that one's Lua code and
-    changes nothing in it. Takes the same `content` as `Gateway`; `more_lua` and `log_level` have no effect.
+    changes nothing in it. Takes the same arguments as `Gateway`.
     """
+
+    def worker_pids(self) -> list[int]:
+        """As `Gateway.worker_pids`; the privileged agent, which answers nothing, is none of them."""
+
+        def title(pid: int) -> bytes:
+            try:
+                return Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:  # it has just ended
+                return b""
+
+        return [pid for pid in super().worker_pids() if title(pid).startswith(b"nginx: worker process")]
 
     def start(self) -> Gateway:
         """As `Gateway.start`; the prefix gets a `conf/` and links to the installation's code."""
-        command, openresty = shutil.which("apisix"), shutil.which("openresty")
-        home = next((path for path in _APISIX_HOMES if (path / "apisix" / "cli" / "apisix.lua").is_file()), None)
+        command, openresty, home = shutil.which("apisix"), shutil.which("openresty"), _apisix_home()
         if command is None or openresty is None or home is None:
             raise GatewayError("no APISIX here: `apisix`, `openresty` and its Lua code are needed")
         # `apisix init` takes the folder it is called in as its home when it finds its code there.
@@ -322,7 +333,8 @@ class ApisixGateway(Gateway):
         for name, target in (("apisix", home / "apisix"), ("deps", home / "deps"), ("ui", home / "ui")):
             if target.exists() and not (self.prefix / name).exists():
                 (self.prefix / name).symlink_to(target)
-        shutil.copytree(_APISIX_CONF, self.prefix / "conf", dirs_exist_ok=True)
+        conf = home / "conf" if (home / "conf").is_dir() else _APISIX_CONF
+        shutil.copytree(conf, self.prefix / "conf", dirs_exist_ok=True)
         self.self_signed = self_signed(self.prefix)
         self.write_resources()
         environment = {"APISIX_STAND_ALONE": "true"}
@@ -355,12 +367,13 @@ class ApisixGateway(Gateway):
             "apisix": {
                 "node_listen": [{"ip": "127.0.0.1", "port": self.http_port}],
                 "enable_admin": False,
+                "enable_control": False,  # its port is fixed, and another APISIX may run here
                 "enable_ipv6": False,
-                "extra_lua_path": f"{lua_dir().parent}/?.lua",
+                "extra_lua_path": f"{lua_dir().parent}/?.lua;{self._more_lua}",
                 "ssl": {"enable": True, "listen": [https]},
             },
             "deployment": {"role": "data_plane", "role_data_plane": {"config_provider": "yaml"}},
-            "nginx_config": {"worker_processes": self._workers},
+            "nginx_config": {"worker_processes": self._workers, "error_log_level": self._log_level},
             "plugins": self.content["plugins"],
         }
         if os.geteuid() == 0:
@@ -370,9 +383,19 @@ class ApisixGateway(Gateway):
         _write_yaml(self.prefix / "conf" / "config.yaml", settings)
 
 
-_APISIX_HOMES = (Path("/usr/local/apisix"), Path("/usr/local/share/lua/5.1"))
+_APISIX_HOMES = (Path("/usr/local/apisix"), Path("/usr/local/share/lua/5.1"))  # packages; luarocks
 _APISIX_CONF = Path("/usr/local/apisix/conf")
 _SECTIONS = ("routes", "services", "consumers", "global_rules", "plugin_metadata")
+
+
+def _apisix_home() -> Path | None:
+    """The folder whose `apisix/` is the Lua code that the `apisix` command runs; None without one.
+
+    A command that lies in a source tree (or is a link into one) belongs to that tree.
+    """
+    command = shutil.which("apisix")
+    tree = [Path(command).resolve().parents[1]] if command else []
+    return next((home for home in (*tree, *_APISIX_HOMES) if (home / "apisix" / "cli" / "apisix.lua").is_file()), None)
 
 
 def _apisix_version() -> tuple[int, ...]:

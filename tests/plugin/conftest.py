@@ -1,6 +1,10 @@
-"""Gateways for the plugin's tests: nginx with the small host, a sink for its lines, and upstreams."""
+"""Gateways for the plugin's tests: nginx with the small host, a sink for its lines, and upstreams.
+
+With APICOST_TEST_GATEWAY=apisix in the environment the same tests run on the APISIX whose command is on PATH.
+"""
 
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -32,7 +36,10 @@ def shared(tmp_path_factory, upstreams):
 
 
 def _maker(folder: Path, upstreams):
-    if not (shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists()):
+    kind = {"host": demo.Gateway, "apisix": demo.ApisixGateway}[os.environ.get("APICOST_TEST_GATEWAY", "host")]
+    if kind is demo.Gateway and not (
+        shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_http_lua_module.so").exists()
+    ):
         skip_or_fail("nginx with its Lua module (packages nginx-light and libnginx-mod-http-lua)")
     number = itertools.count()
     started = []
@@ -49,7 +56,7 @@ def _maker(folder: Path, upstreams):
         if change:
             change(content)
         more = {"plugins": plugins} if plugins else {}
-        running = demo.Gateway(prefix, content, workers=workers, more_lua=more_lua, **more)
+        running = kind(prefix, content, workers=workers, more_lua=more_lua, **more)
         started.append((running, sink))
         running.start()
         running.sink = sink

@@ -345,7 +345,13 @@ def test_without_ffi_reads_the_lines_are_the_same(make_gateway, tmp_path):
     (stub / "no-ffi.lua").write_text(
         'local real = package.loaded["resty.core.base"]\n'
         "local copy = {} for k, v in pairs(real) do copy[k] = v end copy.get_request = nil\n"
-        'package.loaded["resty.core.base"] = copy\n'
+        'local line = require("apisix.plugins.apicost-logger.line")\n'
+        "local configure = line.configure\n"
+        "function line.configure(settings)\n"
+        '    package.loaded["resty.core.base"] = copy\n'
+        "    configure(settings)\n"
+        '    package.loaded["resty.core.base"] = real\n'
+        "end\n"
         'local schema = {type = "object", properties = {}}\n'
         "local function check_schema() return true end\n"
         'return {version = 1, priority = 1, name = "no-ffi", schema = schema, check_schema = check_schema}\n'
