@@ -147,7 +147,8 @@ class Coverage:
 class Judgement:
     """Everything that a window says. requests, matched: calls in it.
 
-    findings: sorted by severity, then count descending, then rule, API, template, detail.
+    findings: sorted by severity, then count descending, then rule, API, template, method, detail.
+    unjudged: rules that the window was too short for: that they found nothing says nothing.
     """
 
     requests: int
@@ -156,3 +157,4 @@ class Judgement:
     coverage: tuple[Coverage, ...]
     soft_404_calls: int = 0  # undocumented calls that were taken for a "not found" page
     gateway_calls: int = 0  # calls answered by the gateway itself: never held against a document
+    unjudged: tuple[str, ...] = ()

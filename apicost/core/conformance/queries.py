@@ -8,9 +8,11 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from apicost.core.conformance.contract import Contract
+from apicost.core.conformance.shapes import LONGEST_NAME, MOST_NAMES
 from apicost.core.naming.paths import decode_query, parse_template
 
-NAME_CHARS = 40  # a name in SHAPE is cut here, as the line has it: percent-encoded
+# A word without "=", names beyond those that a line holds, and sets of names that a finished day did not keep.
+UNKNOWN_NAMES = frozenset(("*", "(more)", "(other)"))
 
 
 class Name(NamedTuple):
@@ -31,14 +33,15 @@ class Asked(NamedTuple):
 def asked(text: str | None) -> Asked:
     """The `query_names` of a shape.
 
-    "*" stands for a word without "=", "(more)" and "(other)" for names that were not kept.
+    A full list may have been longer, a name of full length too.
     """
-    names, whole = [], True
-    for raw in text.split(",") if text else ():
-        if raw == "*" or raw.startswith("("):
+    listed = text.split(",") if text else []
+    names, whole = [], len(listed) < MOST_NAMES
+    for raw in listed:
+        if raw in UNKNOWN_NAMES:
             whole = False
             continue
-        cut = len(raw) >= NAME_CHARS
+        cut = len(raw) >= LONGEST_NAME
         meant = decode_query(_without_broken_escape(raw) if cut else raw)
         names.append(Name(meant, meant if _plain(meant) else quote(meant, errors="surrogateescape"), cut))
         whole = whole and not cut

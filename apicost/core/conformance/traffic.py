@@ -50,7 +50,14 @@ class Groups:
 
     def sums(self, figures: Ints) -> Ints:
         """One figure for each group: its rows' added up."""
-        return np.add.reduceat(figures[self._order], self._starts[:-1]) if self.values else np.empty(0, np.int64)
+        return self.merged(figures, np.add)
+
+    def merged(self, figures: Ints, how: np.ufunc) -> Ints:
+        """One figure for each group: its rows' put together by a ufunc."""
+        if not self.values:
+            return np.empty(0, np.int64)
+        merged: Ints = how.reduceat(figures[self._order], self._starts[:-1])
+        return merged
 
     def spread(self, of_group: Sequence[int], rows: int) -> Ints:
         """A column for the whole table from a number for each group; -1 for rows of none."""
@@ -59,33 +66,22 @@ class Groups:
         return column
 
 
-class Traffic:
-    """The shapes of a window.
+class Columns:
+    """A batch as columns of codes that can be grouped by."""
 
-    requests: rows that stand for requests (not bytes without one). gateway: of those, answered by the gateway
-        itself: never held against a document. upstream: the others. Absent sources count as upstream: a HAR has none.
-    """
-
-    def __init__(self, shapes: pa.Table) -> None:
-        records.check(shapes, records.SHAPE, "judge")
-        self._shapes = shapes
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
         self._columns: dict[str, tuple[npt.NDArray[np.integer], Sequence[Any]]] = {}
-        self.size = shapes.num_rows
-        self.calls = self.numbers("calls")
-        self.requests = ~self.among("match_state", (UNATTRIBUTED, CONTROL))
-        by_itself = ~self.among("response_source", (None, "upstream")) | self.among("status", UNANSWERED)
-        self.gateway = self.requests & by_itself
-        self.upstream = self.requests & ~by_itself
-        self.matched = self.requests & self.among("match_state", (MATCHED,))
+        self.size = table.num_rows
 
     def numbers(self, name: str) -> Ints:
         """A column of counts or times."""
-        return records.numbers(self._shapes, name).astype(np.int64, copy=False)
+        return records.numbers(self._table, name).astype(np.int64, copy=False)
 
     def column(self, name: str) -> tuple[npt.NDArray[np.integer], Sequence[Any]]:
         """A column as codes (-1 null) and values."""
         if name not in self._columns:
-            self._columns[name] = records.codes(self._shapes, name)
+            self._columns[name] = records.codes(self._table, name)
         return self._columns[name]
 
     def add(self, name: str, codes: npt.NDArray[np.integer], values: Sequence[Any]) -> None:
@@ -111,9 +107,22 @@ class Traffic:
         texts = [[values[code] if code >= 0 else None for code in codes[heads].tolist()] for codes, values in columns]
         return Groups(chosen, found.codes, list(zip(*texts, strict=True)))
 
-    def client_bits(self, rows: Ints) -> int:
-        """The hashed addresses of some rows, or-ed."""
-        return int(np.bitwise_or.reduce(self.numbers("clients")[rows])) if len(rows) else 0
+
+class Traffic(Columns):
+    """The shapes of a window.
+
+    requests: rows that stand for requests (not bytes without one). gateway: of those, answered by the gateway
+        itself: never held against a document. upstream: the others. Absent sources count as upstream: a HAR has none.
+    """
+
+    def __init__(self, shapes: pa.Table) -> None:
+        super().__init__(records.check(shapes, records.SHAPE, "judge"))
+        self.calls = self.numbers("calls")
+        self.requests = ~self.among("match_state", (UNATTRIBUTED, CONTROL))
+        by_itself = ~self.among("response_source", (None, "upstream")) | self.among("status", UNANSWERED)
+        self.gateway = self.requests & by_itself
+        self.upstream = self.requests & ~by_itself
+        self.matched = self.requests & self.among("match_state", (MATCHED,))
 
     def wire_bytes(self) -> Ints:
         """For each row the bytes on the client side, both directions; app bytes for calls where no flow was seen."""
@@ -136,7 +145,7 @@ def estimated_clients(bits: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What samples say of a finding in place of its rows."""
+    """What samples say of a finding in place of its rows, which are all of the operation's."""
 
     count: int
     first_unix_ns: int
@@ -194,6 +203,7 @@ def finish(traffic: Traffic, drafts: Sequence[Draft], settings: Settings) -> lis
         bits = figure.pop("bits")
         if draft.counted is not None:
             figure |= {name: getattr(draft.counted, name) for name in Counted.__slots__}
+            bits = 0  # the rows' clients are all of the operation's
         if draft.share is not None:
             figure["wire_bytes"] = figure["wire_bytes"] * draft.share[0] // draft.share[1]
         findings.append(
