@@ -472,16 +472,13 @@ def test_what_is_alone_only_because_others_chose_is_not_exact():
 
 
 def test_a_new_connection_belongs_to_whoever_opened_it():
-    """A busy event loop opens connections long before it writes to them: the SYN tells whose they are."""
+    """A busy event loop opens connections long before it writes to them, in any order: the SYN tells whose they are."""
     counts = (800, 324, 496, 100, 4, 4)
     rows, tries = [], []
     for number in range(4):
-        opened, at = 1_000 + 0.03 * number, 1_009 + 0.01 * number
+        opened, at = 1_000 + 0.03 * number, 1_009 - 0.01 * number
         kind, times = SnapshotKind.CLOSED, (at, at, at + 0.1, at + 0.1)
         rows.append(snapshot(31 + number, 0, kind, counts, times, born=opened + 0.01, flags=0x02))
         tries.append(attempt(number, 100, 496, opened, 1_012 + 0.01 * number))
-    # One more like them, on a connection that was open before, while the loop was at it.
-    rows.append(snapshot(30, 5, SnapshotKind.CLOSED, (600, 204, 496, 100, 2, 2), (1_008.005,) * 2 + (1_008.2,) * 2))
-    tries.append(attempt(9, 100, 496, 1_008, 1_012.1))
     settled = run(rows, tries).settled
-    assert settled.flow.tolist() == [31, 32, 33, 34, 30]
+    assert settled.flow.tolist() == [31, 32, 33, 34]
