@@ -10,11 +10,18 @@ from dataclasses import dataclass, field
 
 # The words for credentials are those of the usage line's `auth_kinds`.
 AUTH_KINDS = frozenset(("basic", "bearer", "digest", "other", "apikey", "cookie", "mtls"))
+# Besides: a key in the Authorization header itself, whose scheme no document says. Any of AUTHORIZATION_KINDS is one.
+AUTHORIZATION = "authorization"
+AUTHORIZATION_KINDS = frozenset(("basic", "bearer", "digest", "other"))
+QUERY = "query"  # a key in a query parameter that the plugin does not look for: its name alone tells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryParameter:
-    """One query parameter. prefix: names are `name[...]` (deepObject), so any name that begins so is this one."""
+    """One query parameter. prefix: names are `name[...]` (deepObject), so any name that begins so is this one.
+
+    name: as the document writes it, not percent-encoded (a usage line has `ids%5B%5D` for `ids[]`).
+    """
 
     name: str
     required: bool = False
@@ -27,8 +34,8 @@ class QueryParameter:
 class Scheme:
     """One credential that an alternative asks for.
 
-    kind: a word of AUTH_KINDS; "" where no usage line can tell (a key in a header that the plugin does not
-        look for): such an alternative counts as fulfilled.
+    kind: a word of AUTH_KINDS, AUTHORIZATION or QUERY; "" where no usage line can tell (a key in a
+        header that the plugin does not look for): such an alternative counts as fulfilled.
     query_name: name of the query parameter that carries it, "" for none.
     """
 
@@ -51,10 +58,12 @@ class Contract:
     """One operation. `operation_id`, `method` and `path_template` are as the matcher names them.
 
     query_open: any query name is allowed (a free-form exploded object, or a querystring parameter).
-    request_types: media ranges of the body; None where no request body is described.
+    request_types: media ranges of the body, "*/*" where a body is described without any; None where none is described.
+    responses: () where the document names no status: then any is as good.
     security: alternatives, each a set of schemes that go together; () where none is required. An empty
         alternative means that credentials are optional.
-    servers: hosts as the documents' servers and the configuration name them, lower case; () is any host.
+    servers: hosts as the documents' servers and the configuration name them for this base path, lower case, "*" for
+        one or more characters ("*.shop.example"); () is any host.
     """
 
     api: str
