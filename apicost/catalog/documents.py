@@ -230,6 +230,15 @@ class Resolver:
         return target
 
 
+def unchanged(path: Path, digests: Mapping[str, str]) -> bool:
+    """Whether the other files that a document refers to (`Resolver.digests`) are as they were."""
+    folder = path.resolve().parent
+    try:
+        return all(digest(read_bytes(folder / name)) == expected for name, expected in digests.items())
+    except InputError:
+        return False
+
+
 def places(path: Path, raw: bytes, pointers: Sequence[tuple[str | int, ...]]) -> list[str]:
     """FILE:LINE of values, or of the nearest enclosing one; FILE#POINTER where finding lines would take too long."""
     root: Any = None

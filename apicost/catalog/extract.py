@@ -167,14 +167,7 @@ def _cached(path: Path, digest: str, cache_dir: Path | None) -> Extraction | Non
         found = msgspec.json.decode(_cache_file(path, digest, cache_dir).read_bytes(), type=Extraction)
     except (OSError, msgspec.DecodeError):
         return None
-    folder = path.resolve().parent
-    for name, expected in found.digests.items():
-        try:
-            if documents.digest(documents.read_bytes(folder / name)) != expected:
-                return None
-        except InputError:
-            return None
-    return found
+    return found if documents.unchanged(path, found.digests) else None
 
 
 def _keep(path: Path, extraction: Extraction, cache_dir: Path | None) -> None:

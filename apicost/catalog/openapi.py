@@ -140,11 +140,10 @@ def _api(source: ApiSource, extractions: Sequence[Extraction]) -> Api:
     claims: dict[Claim, None] = {}
     prefix = configured_base(source.strip_prefix)[1]
     for extraction in extractions:
-        reached = [_reached(source, servers) for servers in extraction.servers]
-        for servers in reached:
-            claims.update(dict.fromkeys(Claim(host=s.host, base=(*prefix, *s.segments)) for s in servers))
-        for operation in extraction.operations:
-            places.extend(_places(source, extraction.file, operation, reached[operation.servers], prefix))
+        for servers in extraction.servers:
+            reached = _reached(source, servers)
+            claims.update(dict.fromkeys(Claim(host=s.host, base=(*prefix, *s.segments)) for s in reached))
+        places.extend(place for _, found in places_of(source, extraction) for place in found)
     if not claims:
         claims.update(dict.fromkeys(_configured_claims(source, prefix)))
     return Api(
@@ -177,6 +176,14 @@ def _reached(source: ApiSource, servers: Sequence[ServerObject]) -> list[Server]
             hosts = [configured_host(text) for text in source.hosts] or [host]
             found.update(dict.fromkeys(Server(h, base, segments) for h in hosts))
     return list(found)
+
+
+def places_of(source: ApiSource, extraction: Extraction) -> Iterator[tuple[Extracted, list[Place]]]:
+    """Each operation of a document with the places that it is found at; one `Operation` for each base path."""
+    prefix = configured_base(source.strip_prefix)[1]
+    reached = [_reached(source, servers) for servers in extraction.servers]
+    for operation in extraction.operations:
+        yield operation, list(_places(source, extraction.file, operation, reached[operation.servers], prefix))
 
 
 def _places(
