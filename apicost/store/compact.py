@@ -16,14 +16,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
 
 from apicost.core import meter, records
-from apicost.store import duck, retention, segments
+from apicost.store import daycut, duck, retention, segments, shapes
 from apicost.store.catalogue import (
     COMPACT_LOCK,
     DAY_S,
@@ -79,7 +80,9 @@ class Compaction:
         for day in sorted({segment.day_unix_s for segment in listing}):
             of_day = [segment for segment in listing if segment.day_unix_s == day]
             settled = day + DAY_S + SETTLED_S <= self._now
-            for work in (self._usage, self._completeness, self._exchanges):
+            for kind in segments.ROLLED_UP:
+                self._guarded(partial(self._rolled_up, kind), of_day, settled)
+            for work in (self._completeness, self._samples, self._exchanges):
                 self._guarded(work, of_day, settled)
 
     def _guarded(
@@ -93,9 +96,10 @@ class Compaction:
             told = [str(damage) for damage in bad] or [f"{segments.day_folder(of_day[0].day_unix_s)}: {error}"]
             self.outcome.problems += [text for text in told if text not in self.outcome.problems]
 
-    def _usage(self, of_day: Sequence[Segment], settled: bool) -> None:
-        usage = [s for s in of_day if s.kind == "usage"]
-        loose = [s for s in usage if s.grain_s == MINUTE_S and not s.rolled]
+    def _rolled_up(self, kind: str, of_day: Sequence[Segment], settled: bool) -> None:
+        """Usage or shapes of a day."""
+        found = [s for s in of_day if s.kind == kind]
+        loose = [s for s in found if s.grain_s == MINUTE_S and not s.rolled]
         if not settled:
             small = [s for s in loose if s.bytes < SMALL_BYTES]
             if len(small) >= FEW:
@@ -103,8 +107,8 @@ class Compaction:
             return
         if not loose:
             return
-        rolled = [s for s in usage if s.rolled]
-        quarters = [s for s in usage if s.grain_s == QUARTER_S]
+        rolled = [s for s in found if s.rolled]
+        quarters = [s for s in found if s.grain_s == QUARTER_S]
         made: list[Segment] = []
         if rolled or not quarters:
             facts = rolled + loose
@@ -114,7 +118,7 @@ class Compaction:
             facts = finest = quarters + loose
         by_quarter = self._sum_up(finest, QUARTER_S)
         by_day = self._sum_up([by_quarter], DAY_S)
-        self._swap(usage, [*made, by_quarter, by_day], proof=facts)
+        self._swap(found, [*made, by_quarter, by_day], proof=facts)
         self.outcome.rolled_days += 1
 
     def _completeness(self, of_day: Sequence[Segment], settled: bool) -> None:
@@ -122,6 +126,12 @@ class Compaction:
         if len(found) >= (2 if settled else FEW):
             sql = duck.query("completeness_by_minute", source=self._source(found))
             sql = f"select minute_unix_s, node, metric, metric_value as value from ({sql})"
+            self._swap(found, [self._write(found[0], MINUTE_S, sql)], proof=())
+
+    def _samples(self, of_day: Sequence[Segment], settled: bool) -> None:
+        found = [s for s in of_day if s.kind == "samples"]
+        if len(found) >= (2 if settled else FEW):
+            sql = self._grouped(self._source(found), MINUTE_S, shapes.SAMPLE_KEYS, shapes.SAMPLE_FIGURES)
             self._swap(found, [self._write(found[0], MINUTE_S, sql)], proof=())
 
     def _exchanges(self, of_day: Sequence[Segment], settled: bool) -> None:
@@ -141,23 +151,29 @@ class Compaction:
         return duck.source(self._folder / segment.name for segment in of)
 
     def _sum_up(self, of: Sequence[Segment], grain_s: int) -> Segment:
-        """A file of usage summed up from others, in buckets of `grain_s`."""
-        keys = ", ".join(meter.TEXT_KEYS)
+        """A file of usage or shapes summed up from others of one day, in buckets of `grain_s`."""
+        source = self._source(of)
+        if of[0].kind == "usage":
+            sql = self._grouped(source, grain_s, meter.TEXT_KEYS, shapes.USAGE_FIGURES)
+        else:
+            if grain_s == QUARTER_S:  # days are made of quarter hours
+                source = daycut.bounded(self._connection, source)
+            sql = self._grouped(source, grain_s, shapes.KEYS, shapes.SHAPE_FIGURES)
+        return self._write(of[0], grain_s, sql)
+
+    def _grouped(self, source: str, grain_s: int, keys: Sequence[str], figures: Mapping[str, str]) -> str:
+        """Rows of equal keys together, in buckets of `grain_s`, sorted as files of exchanges are."""
         bucket = f"minute_unix_s - (minute_unix_s % {grain_s} + {grain_s}) % {grain_s}"
         sql = duck.query(
-            "rewrite_usage",
+            "rewrite_grouped",
             bucket=bucket,
-            keys=f"{keys}, ",
-            sums=", ".join(f"cast(sum({name}) as bigint) as sum_{name}" for name in meter.SUMS),
-            source=self._source(of),
-            groups=f"{bucket}, {keys}",
+            keys=", ".join(keys),
+            figures=shapes.figures_sql(figures),
+            source=source,
+            groups=f"{bucket}, {', '.join(keys)}",
         )
-        named = [
-            "bucket_unix_s as minute_unix_s",
-            *meter.TEXT_KEYS,
-            *(f"sum_{name} as {name}" for name in meter.SUMS),
-        ]
-        return self._write(of[0], grain_s, f"select {', '.join(named)} from ({sql})")
+        named = ["bucket_unix_s as minute_unix_s", *keys, *(f"sum_{name} as {name}" for name in figures)]
+        return f"select {', '.join(named)} from ({sql})"
 
     def _write(self, like: Segment, grain_s: int, sql: str) -> Segment:
         """One new file of the kind and day of `like`, durable, with its control sums."""
@@ -175,8 +191,8 @@ class Compaction:
         calls, wire = {
             "exchanges": (request, wire_bytes),
             "usage": ("calls", wire_bytes),
-            "completeness": ("0", "0"),
-        }[like.kind]
+            "shapes": ("calls", wire_bytes),
+        }.get(like.kind, ("0", "0"))
         control = duck.query("control", calls=calls, wire_bytes=wire, source=duck.source([path]))
         sums = self._connection.execute(control).fetchone()
         assert sums is not None  # an aggregate has one row
@@ -188,7 +204,7 @@ class Compaction:
     def _swap(self, old: Sequence[Segment], new: Sequence[Segment], *, proof: Sequence[Segment]) -> None:
         """Replace files by files of equal sums, in one transaction.
 
-        proof: those of `old` whose sums each usage or exchange file of `new` must have.
+        proof: those of `old` whose sums each file of `new` must have; none for kinds without control sums.
         """
         wanted = (sum(s.calls for s in proof), sum(s.wire_bytes for s in proof))
         for made in new:

@@ -29,6 +29,30 @@ where minute_unix_s >= {start} and minute_unix_s < {end} {filter}
 {having}
 {order}
 
+-- name: most_called
+select day_unix_s, {names}, 1 as is_kept
+from (
+    select day_unix_s, {names},
+        row_number() over (partition by day_unix_s, {within} order by text_calls desc, {text}) as place,
+        count(*) over (partition by day_unix_s, {within}) as of_all
+    from (
+        select {day} as day_unix_s, {named}, sum(calls) as text_calls
+        from {source}
+        where {only}
+        group by {day}, {groups}
+    ) as counted
+) as placed
+where place <= {keep} and of_all > {keep}
+
+-- name: rest_as_other
+select {columns}
+from (
+    select {changed}
+    from {source} as shape
+    left join (select distinct day_unix_s, {within}, 1 as is_crowded from {kept}) as crowded on {same_within}
+    left join {kept} as kept on {same}
+) as replaced
+
 -- name: completeness
 select metric, sum(value) as metric_value
 from {source}
@@ -56,8 +80,8 @@ select {columns}
 from {source}
 order by api, consumer, ended_unix_ns, node, worker_started_unix_ms, worker_pid, line_no, kind
 
--- name: rewrite_usage
-select {bucket} as bucket_unix_s, {keys} {sums}
+-- name: rewrite_grouped
+select {bucket} as bucket_unix_s, {keys}, {figures}
 from {source}
 group by {groups}
 order by api, consumer, bucket_unix_s, {groups}

@@ -167,12 +167,20 @@ class Ledger:
 
         def ask(paths: Sequence[Path]) -> pa.Table:
             with duck.session(memory_mb=self._limits[0], threads=self._limits[1]) as connection:
+                source = shapes.of_files(connection, *self._cut_and_whole(paths))
                 return shapes.added_up(
-                    connection, duck.source(paths), records.SHAPE, shapes.SHAPE_FIGURES,
+                    connection, source, records.SHAPE, shapes.SHAPE_FIGURES,
                     start_unix_s=start_unix_s, end_unix_s=end_unix_s, by=by, where=wanted,
                 )  # fmt: skip
 
         return self._answer("shapes", [start_unix_s, end_unix_s], ask, records.empty(records.SHAPE))
+
+    def _cut_and_whole(self, paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+        """Files of days that stand in one rollup, and those of days that do not: the latter are cut when read."""
+        segment_of = {self.folder / segment.name: segment for segment in self._listing}
+        loose = {segment_of[path].day_unix_s for path in paths if segment_of[path].grain_s == MINUTE_S}
+        rolled = [path for path in paths if segment_of[path].day_unix_s not in loose]
+        return rolled, [path for path in paths if segment_of[path].day_unix_s in loose]
 
     def samples(self, start_unix_s: int, end_unix_s: int) -> pa.Table:
         """What validating sampled bodies of a period found: one bucket of `records.SAMPLE`, sorted by key."""
@@ -290,11 +298,11 @@ class Ledger:
         chosen: list[Segment] = []
         for day in sorted({segment.day_unix_s for segment in touched}):
             listing = [segment for segment in touched if segment.day_unix_s == day]
-            chosen += self._choose_of_day(day, listing, edges) if kind in segments.ROLLED_UP else listing
+            chosen += self._choose_of_day(kind, day, listing, edges) if kind in segments.ROLLED_UP else listing
         self._missing |= {s.name: self._bad[s.name] for s in chosen if s.name in self._bad}
         return [segment for segment in chosen if segment.name not in self._bad]
 
-    def _choose_of_day(self, day: int, listing: Sequence[Segment], edges: Sequence[int]) -> list[Segment]:
+    def _choose_of_day(self, kind: str, day: int, listing: Sequence[Segment], edges: Sequence[int]) -> list[Segment]:
         """One grain for what a day's rollups hold, and its minutes that they don't."""
         cuts = [edge for edge in edges if day < edge < day + DAY_S]
         grains = [DAY_S, QUARTER_S, MINUTE_S]
@@ -303,6 +311,9 @@ class Ledger:
         if any(cut % QUARTER_S for cut in cuts):
             grains.remove(QUARTER_S)
         loose = [s for s in listing if s.grain_s == MINUTE_S and not s.rolled]
+        if loose and kind == "shapes":
+            # What a day keeps apart goes by all its rows: a rollup has lost some already.
+            grains.reverse()
         held = {g: [s for s in listing if s.grain_s == g and (g != MINUTE_S or s.rolled)] for g in grains}
         offered = [held[g] for g in grains if held[g]]
         if not offered:  # minutes have gone with the years: quarter hours are the finest there is

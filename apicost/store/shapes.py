@@ -8,13 +8,14 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from apicost.core import meter, records
-from apicost.store import duck
+from apicost.store import daycut, duck
 
 KEYS = tuple(c.name for c in records.SHAPE_KEYS if c.type == records.TEXT)
 SAMPLE_KEYS = tuple(c.name for c in records.SAMPLE_KEYS if c.type == records.TEXT)
@@ -40,6 +41,14 @@ SAMPLE_FIGURES: Mapping[str, str] = {
 def figures_sql(figures: Mapping[str, str]) -> str:
     """The expressions of a select, each named `sum_` and its column: no alias may name an input column."""
     return ", ".join(f"cast({expression} as bigint) as sum_{name}" for name, expression in figures.items())
+
+
+def of_files(connection: duckdb.DuckDBPyConnection, rolled: Sequence[Path], whole_days: Sequence[Path]) -> str:
+    """Shapes as a table, for `from`: rollups as they are, and files of whole days cut as rollups are."""
+    columns = ", ".join(column.name for column in records.SHAPE)
+    parts = [duck.source(rolled)] if rolled else []
+    parts += [daycut.bounded(connection, duck.source(whole_days))] if whole_days else []
+    return f"({' union all '.join(f'select {columns} from {part} as part' for part in parts)})"
 
 
 def added_up(

@@ -29,6 +29,7 @@ LONGEST_NAME = 40
 LONGEST_HOST = 253  # RFC 1035, section 2.3.4, without the root dot
 LONGEST_TYPE = 100  # RFC 6838, section 4.2, allows 127 for each half; no registered one comes near
 CLIENT_BITS = 63
+OTHER = "(other)"  # in the ledger: what a finished day did not keep apart, see `store/daycut`
 
 TEXT_KEYS = tuple(c.name for c in records.SHAPE_KEYS if c.type == records.TEXT)
 MERGED = tuple(c.name for c in records.SHAPE_MERGED)
