@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "the monthly report: HTML and CSV",
     "export": "usage or charges of a month as CSV",
     "prices": "check a price book",
+    "conformance": "what the traffic does that the documents do not say, and its cost",
     "routes": "the gateway's routes against the OpenAPI documents",
     "explain": "how a charge came to be, down to quantities and price-book lines",
     "doctor": "what this host has and lacks, and how to mend it",
@@ -41,7 +42,7 @@ exit codes: 0 done, 1 findings or differences, 2 usage or input error, 3 too lit
 
 def usage() -> str:
     """The text of `apicost --help`."""
-    return USAGE.format(commands="\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items()))
+    return USAGE.format(commands="\n".join(f"  {name:<11} {what}" for name, what in COMMANDS.items()))
 
 
 def main(argv: list[str] | None = None) -> int:

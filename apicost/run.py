@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from apicost import memory
 from apicost.catalog import openapi, prices
-from apicost.config import ApiSettings, Config
+from apicost.config import Config
 from apicost.core import records
 from apicost.core.clock import Clock
 from apicost.core.conformance import shapes
@@ -42,7 +43,7 @@ class Knowledge:
     operations: int = 0
 
 
-def load_knowledge(apis: Sequence[ApiSettings], price_file: Path | None, cache: Path | None = None) -> Knowledge:
+def load_knowledge(apis: Sequence[openapi.ApiSource], price_file: Path | None, cache: Path | None = None) -> Knowledge:
     """Compile the OpenAPI documents and read the price book's scopes.
 
     A bad document is among `problems` and leaves the others working.
@@ -92,14 +93,22 @@ class Pipeline:
         inputs: identities of what `flows`, `lines` and `completeness` hold; committed with the outcome.
         Raises OSError where the ledger can't be written: the carry stays as it was, the step can be
         repeated with the same inputs.
+
+        What a stage no longer needs is let go of before the next: a caller that keeps no reference of its own to
+        the batches saves their memory.
         """
         step = correlate.correlate(
             self.carry, flows, lines, clock=clock, now_mono_ns=now_mono_ns, settings=self.settings, final=final
         )
-        named = match.name_exchanges(step.exchanges, knowledge.index, node=self.node)
+        del flows, lines
+        exchanges, carry, counts = step.exchanges, step.carry, step.counts
+        del step  # its parts prove conservation; nobody keeps them
+        named = match.name_exchanges(exchanges, knowledge.index, node=self.node)
+        del exchanges
         # Grouped once, at the finest key: usage is its shapes with fewer keys.
         shape = shapes.shapes(named, knowledge.scopes)
         stored = self.ledger.with_privacy(named, self.privacy)
+        memory.give_back()  # what the join took is not needed for writing: 10 MB at 5,000 requests/s
         self.ledger.commit(
             inputs=list(inputs),
             outputs={
@@ -108,10 +117,10 @@ class Pipeline:
                 "shapes": shape,
                 "completeness": completeness,
             },
-            carry=step.carry.to_tables(),
+            carry=carry.to_tables(),
         )
-        self.carry = step.carry
-        return _counts(named, step.counts)
+        self.carry = carry
+        return _counts(named, counts)
 
     def end_session(self, knowledge: Knowledge, clock: Clock) -> None:
         """Give out what an earlier run left open: nobody counts its flows any further.

@@ -1,0 +1,246 @@
+"""Where a judgement comes from: the ledger and its price book, or a file of recorded traffic."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from apicost import config, run
+from apicost.catalog import contracts, documents, openapi
+from apicost.catalog.openapi import ApiSource, Source
+from apicost.commands import _months
+from apicost.commands._windows import months_touched
+from apicost.config import Config, ConformanceSettings
+from apicost.core import records
+from apicost.core.conformance import drift, shapes
+from apicost.core.conformance.accepted import Ignore, sort_out
+from apicost.core.conformance.contract import Contracts
+from apicost.core.conformance.finding import Finding
+from apicost.core.conformance.judge import judge
+from apicost.core.rating.period import Period
+from apicost.core.rating.pricebook import PriceBook
+from apicost.core.rating.statement import Statement
+from apicost.ingest import recorded
+from apicost.problems import InputError
+from apicost.report.conformance.cost import costs
+from apicost.report.conformance.outcome import NS_PER_S, Drift, Outcome
+from apicost.store.query import DAY_S, Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What a judgement needs. ledger: None where none is named. config: defaults where there is no file."""
+
+    apis: Sequence[ApiSource]
+    config: Config
+    ledger: Path | None
+    book: PriceBook | None
+
+    @property
+    def settings(self) -> ConformanceSettings:
+        return self.config.conformance
+
+
+def sources(options: argparse.Namespace) -> Sources:
+    """As the options say: `--spec` documents come before the configuration's. Raises InputError."""
+    given = options.spec and not options.config
+    file = options.config or (_months.DEFAULT_CONFIG if _months.DEFAULT_CONFIG.is_file() and not given else None)
+    settings = config.load(file) if file else Config()
+    taken = {api.id for api in settings.apis}
+    apis: list[ApiSource] = [*settings.apis]
+    for path in options.spec:
+        apis.append(Source(id=_fresh(path.stem, taken), documents=(path,)))
+    if not apis:
+        raise _months.error("apicost conformance", "no document given", "nothing can be compared",
+                            "give -c apicost.yaml, or --spec FILE for each document")  # fmt: skip
+    if options.source:
+        return Sources(apis=apis, config=settings, ledger=None, book=None)
+    where = _months.sources(options)
+    return Sources(apis=apis, config=settings, ledger=where.ledger, book=where.book)
+
+
+def from_ledger(sources: Sources, start_unix_s: int, end_unix_s: int, api: str | None) -> Outcome:
+    """The findings of a window, with their cost. Raises InputError."""
+    assert sources.ledger is not None
+    with _months.open_ledger(sources.ledger) as ledger:
+        return of_ledger(ledger, sources, start_unix_s, end_unix_s, api)
+
+
+def of_ledger(ledger: Ledger, sources: Sources, start_unix_s: int, end_unix_s: int, api: str | None) -> Outcome:
+    """`from_ledger` for a ledger that is open."""
+    book = sources.book
+    present, notes = promised(sources.apis)
+    months = [_months.month_of(name, book) for name in months_touched(start_unix_s, end_unix_s, _zone(book))]
+    _months.say(f"reading {ledger.folder}")
+    # Traffic is read by the stretches that prices change at, so that each part of it has one price.
+    cuts = {start_unix_s, end_unix_s}
+    for month in months:
+        cuts.update(month.starts[day] for day in (book.price_changes(month.days) if book else (0,)))
+    edges = sorted(cut for cut in cuts if start_unix_s <= cut <= end_unix_s)
+    where = {} if api is None else {"api": api}
+    parts = [ledger.shapes(a, b, where=where) for a, b in itertools.pairwise(edges)]
+    seen = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+    days = _observed_days(ledger, start_unix_s, end_unix_s)
+    judgement = judge(
+        seen, _of_api(present, api), sources.settings.rules(), window_days=days,
+        samples=_samples(ledger.samples(start_unix_s, end_unix_s), api),
+    )  # fmt: skip
+    statements = _statements(ledger, sources, months) if judgement.findings else []
+    notes += [str(damage) for damage in ledger.damaged]
+    return Outcome(
+        start_unix_s=start_unix_s, end_unix_s=end_unix_s, days=days, judgement=judgement,
+        told=sort_out(judgement.findings, (), (), date.min)[0],
+        costs=costs(judgement.findings, seen, statements) if book else [None] * len(judgement.findings),
+        currency=book.currency if book else None, source=f"ledger {ledger.folder}", notes=notes,
+        lines=_lines(judgement.findings),
+    )  # fmt: skip
+
+
+def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
+    """The findings of recorded traffic: thresholds against noise are 1, nothing has a cost. Raises InputError."""
+    found = recorded.load(path)
+    present, notes = promised(sources.apis)
+    knowledge = run.load_knowledge(sources.apis, None)
+    exchanges = run.seen_in(found.flows, found.lines, found.clock, knowledge, sources.config)
+    seen = shapes.shapes(exchanges, knowledge.scopes)
+    if api is not None:
+        codes, values = records.codes(seen, "api")
+        seen = seen.filter(pa.array(codes == values.index(api) if api in values else np.zeros(len(codes), bool)))
+    ended = records.numbers(exchanges, "ended_unix_ns")
+    first, last = (int(ended.min()), int(ended.max())) if len(ended) else (0, 0)
+    rules = dataclasses.replace(sources.settings.rules(), shadow_min_calls=1, shadow_min_clients=1)
+    days = (last - first) / NS_PER_S / DAY_S
+    judgement = judge(seen, _of_api(present, api), rules, window_days=days)
+    return Outcome(
+        start_unix_s=first // NS_PER_S, end_unix_s=last // NS_PER_S + 1, days=days, judgement=judgement,
+        told=sort_out(judgement.findings, (), (), date.min)[0], costs=[None] * len(judgement.findings),
+        source=f"{found.kind} {path}", notes=[*notes, *found.notes], lines=_lines(judgement.findings),
+    )  # fmt: skip
+
+
+def sorted_out(outcome: Outcome, ignores: Sequence[Ignore], baseline: Collection[str], today: date) -> Outcome:
+    """The outcome with what people have accepted; expired ignores are noted."""
+    told, late = sort_out(outcome.judgement.findings, ignores, baseline, today)
+    notes = [
+        f"{ignore.place}: this ignore of {ignore.rule} ended on {ignore.expires}: {ignore.reason}" for ignore in late
+    ]  # fmt: skip
+    return dataclasses.replace(outcome, told=told, notes=[*outcome.notes, *notes])
+
+
+def with_drift(outcome: Outcome, sources: Sources, start_unix_s: int, end_unix_s: int, api: str | None) -> Outcome:
+    """The outcome with what became of the findings of an earlier window. Raises InputError."""
+    if sources.ledger is None or start_unix_s >= end_unix_s:
+        raise _months.error("--against", "is not before the window", "nothing is compared",
+                            "name a time before --since, and a ledger")  # fmt: skip
+    before = from_ledger(sources, start_unix_s, end_unix_s, api)
+    found = drift.drift(before.judgement, outcome.judgement)
+    return dataclasses.replace(
+        outcome,
+        drift=Drift(
+            start_unix_s=start_unix_s,
+            end_unix_s=end_unix_s,
+            requests=before.judgement.requests,
+            new=found.new,
+            fixed=found.fixed,
+            regressed=found.regressed,
+        ),
+    )
+
+
+def promised(apis: Sequence[ApiSource]) -> tuple[Contracts, list[str]]:
+    """What the documents promise, with their own faults; and what is wrong with them, in words.
+
+    Raises InputError where no document can be used.
+    """
+    catalog = openapi.load_apis(apis)
+    if catalog.documents and not any(document.usable for document in catalog.documents):
+        raise InputError(catalog.problems)
+    found, problems = contracts.load_contracts(apis)
+    return found, [str(problem) for problem in (*catalog.problems, *problems)]
+
+
+def _samples(samples: pa.Table | None, api: str | None) -> pa.Table | None:
+    if samples is None or api is None:
+        return samples
+    codes, values = records.codes(samples, "api")
+    return samples.filter(pa.array(codes == values.index(api) if api in values else np.zeros(len(codes), bool)))
+
+
+def _of_api(found: Contracts, api: str | None) -> Contracts:
+    """What concerns one API. Raises InputError where there is none of that name."""
+    if api is None:
+        return found
+    if api not in found.documents:
+        raise _months.error("--api", f"there is no API {api!r}", "nothing can be compared",
+                            f"name one of {', '.join(sorted(found.documents))}")  # fmt: skip
+    return dataclasses.replace(
+        found,
+        operations={key: contract for key, contract in found.operations.items() if contract.api == api},
+        former=tuple(former for former in found.former if former.api == api),
+        faults=tuple(fault for fault in found.faults if fault.api == api),
+        documents={api: found.documents[api]},
+    )
+
+
+def _statements(ledger: Ledger, sources: Sources, months: Sequence[Period]) -> list[Statement]:
+    if sources.book is None:
+        return []
+    rated = (_months.statement_of(ledger, month, sources.book) for month in months)
+    return [statement for statement in rated if statement is not None]
+
+
+def _observed_days(ledger: Ledger, start_unix_s: int, end_unix_s: int) -> float:
+    """How much of a window the ledger can speak of: what lies before its first day was not observed."""
+    span = ledger.span()
+    if span is None:
+        return 0.0
+    first, last = max(start_unix_s, span[0]), min(end_unix_s, span[1] + DAY_S)
+    return max(last - first, 0) / DAY_S
+
+
+def _zone(book: PriceBook | None) -> str:
+    return book.time_zone if book else "UTC"
+
+
+def _fresh(stem: str, taken: set[str]) -> str:
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return name
+
+
+def _lines(findings: Sequence[Finding]) -> Mapping[tuple[str, str], int]:
+    """Lines of the places in documents that findings name."""
+    asked: dict[str, dict[str, None]] = {}
+    for finding in findings:
+        if finding.document and finding.pointer:
+            asked.setdefault(finding.document, {})[finding.pointer] = None
+    found: dict[tuple[str, str], int] = {}
+    for document, pointers in asked.items():
+        try:
+            raw = documents.read_bytes(Path(document))
+        except InputError:
+            continue
+        names = list(pointers)
+        for name, place in zip(names, documents.places(Path(document), raw, [_steps(n) for n in names]), strict=True):
+            line = place.rpartition(":")[2]
+            if line.isdigit():
+                found[document, name] = int(line)
+    return found
+
+
+def _steps(pointer: str) -> tuple[str | int, ...]:
+    """A JSON pointer's steps; numbers are positions in lists."""
+    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.lstrip("#").split("/")[1:]]
+    return tuple(int(step) if step.isdigit() and not (number and steps[number - 1] == "responses") else step
+                 for number, step in enumerate(steps))  # fmt: skip
