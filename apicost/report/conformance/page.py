@@ -12,6 +12,7 @@ import jinja2
 from apicost.core.conformance.finding import RULES, SEVERITIES, Coverage
 from apicost.report.conformance.outcome import NS_PER_S, Outcome, cost_words, summary, utc, where
 from apicost.report.render import size
+from apicost.report.terminal import plain
 
 TOP_ROWS = 40
 _FEW = 12
