@@ -13,7 +13,7 @@
 
 #include <linux/types.h>
 
-#define WIRE_VERSION 2
+#define WIRE_VERSION 3
 
 // Sizes that the loader may override with -D.
 #ifndef FLOW_ENTRIES
@@ -25,15 +25,18 @@
 #ifndef HANDSHAKE_ENTRIES
 #define HANDSHAKE_ENTRIES 16384
 #endif
+#ifndef BATCHES
+#define BATCHES 256 // two for each CPU; 3,392 B each
+#endif
 #ifndef RING_PAGES
-#define RING_PAGES 2048 // 4 KiB each = 8 MiB, 38,836 records
+#define RING_PAGES 2048 // 4 KiB each = 8 MiB, 40,234 turns
 #endif
 
 enum flow_role { ROLE_UNKNOWN = 0, ROLE_DOWNSTREAM = 1, ROLE_UPSTREAM = 2 };
 
 enum flow_kind {
     KIND_LIVE = 0, // a flow in the table
-    KIND_TURN = 1, // a record in the ring: the next turn began
+    KIND_TURN = 1, // a finished turn: the next one began
 };
 
 // One direction of a flow, as the gateway sees it: one cache line.
@@ -60,10 +63,10 @@ struct direction {
 // third of them one direction each.
 struct flow_event {
     __u64 sock;              // in a seat: the kernel's socket, by which its packets find it; else 0
-    // A ring record begins here: the kernel's addresses stay with the table.
+    // A finished turn's record begins here: the kernel's addresses stay with the table.
     __u64 last_ns;           // last packet; bare acknowledgements coming in aside
     __u64 flow;              // socket cookie; UDP: bit 63 set and a mix of cookie and peer
-    __u64 seq;               // number of this ring record, from 1; gaps are records lost
+    __u64 seq;               // of a finished turn: its batch << BATCH_SHIFT | its number there, from 1; else 0
     __u64 local[2];
     __u64 peer[2];
     struct direction in;
@@ -77,13 +80,25 @@ struct flow_event {
     __u32 turn;              // index of the open turn, from 0
     __u32 srtt_us;           // smoothed round-trip time at the last look; 0 unknown
     __u64 born_ns;
-    // A ring record ends here.
+    // A finished turn's record ends here.
     __u64 closed_ns;         // when the socket went to CLOSE; packets may still follow (a reset)
     __u8 close_state;        // TCP state it came from when it closed (kernel's numbering)
     __u8 reserved[31];
 };
 
-#define RING_RECORD_BYTES 208
+#define TURN_BYTES 208
+#define TURNS_TOGETHER 16
+#define BATCH_SHIFT 40
+
+// Where a CPU gathers finished turns. Turn number n is at n % TURNS_TOGETHER; when that is the last place, all
+// of them go to the ring as one record. User space reads here what has not gone yet.
+struct turn_batch {
+    __u64 busy;              // 1: a program is writing here
+    __u64 next;              // turns gathered, ever; those below are complete
+    __u64 sent;              // `next` when the ring last took them; what lies between was refused or is still here
+    __u64 unused[5];
+    __u64 turns[416];        // TURNS_TOGETHER times TURN_BYTES
+};
 
 // Who is shaking hands: the listener's packets are found by this and given to their connection.
 struct handshake_key {
@@ -109,7 +124,7 @@ enum slot_index {
     SLOT_HANDSHAKE = 1,      // the handshake table is full
     SLOT_NO_SOCKET = 2,      // a packet without a socket cookie
     SLOT_OTHER = 3,          // neither TCP nor UDP, or headers that don't parse
-    SLOT_RING = 4,           // in_packets: ring records written or tried; out_packets: lost
+    SLOT_RING = 4,           // out_packets: finished turns that found both batches of their CPU busy: lost
     SLOTS = 5,
 };
 

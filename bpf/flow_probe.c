@@ -56,9 +56,15 @@ BPF_HASH(flows, __u64, struct flow_event, FLOW_ENTRIES);
 // those that never get there are taken by user space after the kernel gave up on them.
 BPF_HASH(handshakes, struct handshake_key, struct flow_event, HANDSHAKE_ENTRIES);
 
-// Finished turns on their way to user space, each a whole flow_event. Written without a wakeup,
-// which would cost 20 times the record. A record lost here merges two turns and loses no byte.
+// Finished turns on their way to user space, TURNS_TOGETHER in a record. Written without a wakeup,
+// which would cost 2,400 ns and more. A turn lost here merges with the next and loses no byte.
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+
+// Where each CPU gathers them: the same 3 KiB again and again, which stay in its cache. The ring is as large as
+// it is because user space reads seldom, so none of it is in a cache when it is written, and each write waits: a
+// record for each turn cost 80 to 100 ns, sixteen together about 10 ns each.
+// Two for each CPU: whoever interrupts a program that is writing finds the first one busy.
+BPF_F_TABLE("array", int, struct turn_batch, batches, BATCHES, BPF_F_MMAPABLE);
 
 // Losses, by enum slot_index. Never reset.
 BPF_ARRAY(slots, struct slot, SLOTS);
@@ -361,11 +367,53 @@ static __always_inline __u64 udp_key(struct __sk_buff *skb, const struct packet 
     return mix | 1ULL << 63;
 }
 
+// A batch of this CPU that nobody is writing to, made busy; 0 where both are.
+static __always_inline struct turn_batch *open_batch(int *index)
+{
+    struct turn_batch *batch;
+    *index = bpf_get_smp_processor_id() * 2;
+    batch = batches.lookup(index);
+    if (likely(batch && !__sync_lock_test_and_set(&batch->busy, 1)))
+        return batch;
+    ++*index;
+    batch = batches.lookup(index);
+    return batch && !__sync_lock_test_and_set(&batch->busy, 1) ? batch : 0;
+}
+
+// Sends a finished turn on its way. User space reads `next` before the turns below it, and takes none
+// that may have been written over meanwhile.
+static __always_inline void send_turn(const struct flow_event *flow)
+{
+    int index, ring_slot = SLOT_RING;
+    struct turn_batch *batch = open_batch(&index);
+    if (unlikely(!batch)) {
+        struct slot *slot = slots.lookup(&ring_slot);
+        if (slot)
+            __sync_fetch_and_add(&slot->out_packets, 1);
+        return;
+    }
+    __u64 number = batch->next;
+    __u32 place = number % TURNS_TOGETHER;
+    __u64 *to = batch->turns + place * (TURN_BYTES / 8);
+    const __u64 *from = &flow->last_ns;
+#pragma unroll
+    for (int i = 0; i < TURN_BYTES / 8; i++)
+        to[i] = from[i];
+    struct flow_event *turn = (void *)(to - 1); // whose `sock` is left out
+    turn->seq = (__u64)index << BATCH_SHIFT | (number + 1);
+    turn->kind = KIND_TURN;
+    if (place == TURNS_TOGETHER - 1 &&
+        !ring.ringbuf_output(&batch->turns[0], sizeof(batch->turns), BPF_RB_NO_WAKEUP))
+        batch->sent = number + 1;
+    asm volatile("" ::: "memory"); // after all else
+    batch->next = number + 1;
+    asm volatile("" ::: "memory");
+    batch->busy = 0;
+}
+
 // Ends the open turn: sends the flow as it is, before the packet that begins the next is counted.
 static __always_inline void end_turn(struct __sk_buff *skb, struct flow_event *flow)
 {
-    int index = SLOT_RING;
-    struct slot *slot = slots.lookup(&index);
     struct bpf_sock *sock = skb->sk;
 
     if (sock && flow->turn % 16 == 0) { // it is smoothed anyway
@@ -376,12 +424,7 @@ static __always_inline void end_turn(struct __sk_buff *skb, struct flow_event *f
                 flow->srtt_us = tcp->srtt_us >> 3;
         }
     }
-    if (slot)
-        flow->seq = __sync_fetch_and_add(&slot->in_packets, 1) + 1;
-    flow->kind = KIND_TURN;
-    if (ring.ringbuf_output(&flow->last_ns, RING_RECORD_BYTES, BPF_RB_NO_WAKEUP) && slot)
-        __sync_fetch_and_add(&slot->out_packets, 1);
-    flow->kind = KIND_LIVE;
+    send_turn(flow);
     flow->turn++;
     flow->in.turn_first_ns = flow->in.turn_last_ns = 0;
     flow->out.turn_first_ns = flow->out.turn_last_ns = 0;

@@ -37,7 +37,7 @@ HOOKS = {
     "flow_out": bpfsys.CGROUP_INET_EGRESS,
     "flow_tcp": bpfsys.CGROUP_SOCK_OPS,
 }
-TABLES = ("seats", "flows", "handshakes", "ring", "slots")
+TABLES = ("seats", "flows", "handshakes", "ring", "batches", "slots")
 DESCRIPTORS = (*HOOKS, *TABLES)
 
 CAPABILITIES = "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
@@ -160,6 +160,7 @@ def compile_probe(options: dict[str, Any]) -> Any:
             f"-DSEATS={int(options['seats'])}",
             f"-DFLOW_ENTRIES={int(options['flow_entries'])}",
             f"-DHANDSHAKE_ENTRIES={int(options['handshake_entries'])}",
+            f"-DBATCHES={int(options['batches'])}",
             f"-DRING_PAGES={int(options['ring_bytes']) // resource.getpagesize()}",
             "-Wno-macro-redefined",
         ]

@@ -1,7 +1,7 @@
 """The kernel's records as columns.
 
 Rules of this file:
-- DIRECTION, FLOW_EVENT, HANDSHAKE_KEY and SLOT state the layout of bpf/flow_events.h;
+- DIRECTION, FLOW_EVENT, HANDSHAKE_KEY, TURN_BATCH and SLOT state the layout of bpf/flow_events.h;
   tests/wire/test_layout.py compiles the header and compares.
 - Decoding is whole-column: no Python object per record.
 """
@@ -17,7 +17,7 @@ import pyarrow as pa
 from apicost.core import records
 from apicost.core.records import Role, SnapshotKind
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 
 DIRECTION = np.dtype(
     [
@@ -57,8 +57,20 @@ _RECORD = [
     ("srtt_us", "<u4"),
     ("born_ns", "<u8"),
 ]
-# A finished turn in the ring: the flow's first part, without the kernel's address of the socket.
+# A finished turn: the flow's first part, without the kernel's address of the socket.
 TURN_EVENT = np.dtype(_RECORD)
+# Where a CPU gathers them, and how many go to the ring together.
+TURNS_TOGETHER = 16
+BATCH_SHIFT = 40  # `seq` of a turn: its batch above this bit, its number in that batch below it, from 1
+TURN_BATCH = np.dtype(
+    [
+        ("busy", "<u8"),
+        ("next", "<u8"),
+        ("sent", "<u8"),
+        ("unused", "<u8", (5,)),
+        ("turns", TURN_EVENT, (TURNS_TOGETHER,)),
+    ]
+)
 FLOW_EVENT = np.dtype(
     [("sock", "<u8"), *_RECORD, ("closed_ns", "<u8"), ("close_state", "u1"), ("reserved", "u1", (31,))]
 )
@@ -91,7 +103,7 @@ SLOT_NAMES = ("overflow", "handshake", "no_socket", "other", "ring")
 RING_HEADER = np.dtype([("length", "<u4"), ("page", "<u4")])
 RING_BUSY = np.uint32(1 << 31)
 RING_DISCARD = np.uint32(1 << 30)
-RING_RECORD = np.dtype([("header", RING_HEADER), ("event", TURN_EVENT)])
+RING_RECORD = np.dtype([("header", RING_HEADER), ("turns", TURN_EVENT, (TURNS_TOGETHER,))])
 
 TCP = 6
 UDP = 17

@@ -104,7 +104,7 @@ def test_a_small_ring_read_often_loses_nothing(folder):
         assert probe.losses()["ring_lost"] == 0
     turns = [row for row in rows if row["kind"] == SnapshotKind.TURN]
     assert [row["turn"] for row in turns] == list(range(499))
-    assert [row["seq"] for row in turns] == list(range(1, 500))
+    assert len({row["seq"] for row in turns}) == 499
 
 
 def test_nothing_stays_attached_after_a_kill(folder):

@@ -1,9 +1,5 @@
 """Kernel records to FLOW columns, and FLOW columns to what `apicost probe` prints."""
 
-import mmap
-import os
-import resource
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +9,6 @@ from apicost.commands import probe as command
 from apicost.core import records
 from apicost.core.records import Role, SnapshotKind
 from apicost.ingest import wire
-from apicost.ingest.probe import Ring
 
 MAPPED = 0xFFFF00000000
 
@@ -108,45 +103,6 @@ def test_an_endpoint_reads_as_people_write_it():
     """Mapped IPv4 as IPv4, IPv6 in brackets."""
     assert command.endpoint(0, MAPPED | 0x7F000001, 9080) == "127.0.0.1:9080"
     assert command.endpoint(0x20010DB8 << 32, 1, 443) == "[2001:db8::1]:443"
-
-
-def ring_of(events: np.ndarray, busy: int | None = None) -> tuple[Ring, np.ndarray, int]:
-    """A ring in plain memory as the kernel lays it out: consumer page, producer page, data twice as long."""
-    page = resource.getpagesize()
-    file = os.memfd_create("ring")
-    os.ftruncate(file, 2 * page + 2 * page)
-    memory = mmap.mmap(file, 4 * page)
-    data = np.frombuffer(memory, wire.RING_RECORD, len(events), 2 * page)
-    data["event"], data["header"]["length"] = events, wire.TURN_EVENT.itemsize
-    if busy is not None:
-        data["header"]["length"][busy] |= wire.RING_BUSY
-    np.frombuffer(memory, np.uint64, 1, page)[0] = data.nbytes
-    ring = Ring(file, page)
-    os.close(file)
-    return ring, data, len(events)
-
-
-def _turns(count: int) -> np.ndarray:
-    events = np.zeros(count, wire.TURN_EVENT)
-    events["seq"] = range(1, count + 1)
-    return events
-
-
-def test_a_record_that_is_being_written_waits():
-    """The ring is read up to the first record that the kernel has not finished, and from there next time."""
-    ring, data, _ = ring_of(_turns(5), busy=3)
-    assert ring.drain()["seq"].tolist() == [1, 2, 3]
-    assert ring.drain()["seq"].tolist() == []
-    data["header"]["length"][3] = wire.TURN_EVENT.itemsize
-    assert ring.drain()["seq"].tolist() == [4, 5]
-
-
-def test_a_ring_of_another_layout_is_refused():
-    """Records of another size are no data to be guessed at."""
-    ring, data, _ = ring_of(_turns(3))
-    data["header"]["length"][1] = 64
-    with pytest.raises(RuntimeError, match=f"expected {wire.TURN_EVENT.itemsize}"):
-        ring.drain()
 
 
 counts = st.lists(st.integers(0, 10**6), min_size=6, max_size=6)

@@ -16,6 +16,7 @@ STRUCTURES = {
     "direction": wire.DIRECTION,
     "flow_event": wire.FLOW_EVENT,
     "handshake_key": wire.HANDSHAKE_KEY,
+    "turn_batch": wire.TURN_BATCH,
     "slot": wire.SLOT,
 }
 HALVES = {"local_hi": "local[0]", "local_lo": "local[1]", "peer_hi": "peer[0]", "peer_lo": "peer[1]"}
@@ -33,7 +34,9 @@ def claims() -> list[str]:
                 f'_Static_assert(__builtin_offsetof(struct {name}, {member}) == {offset}, "{name}.{field}");',
                 f'_Static_assert(sizeof(((struct {name} *)0)->{member}) == {kind.itemsize}, "{name}.{field}");',
             ]
-    found.append(f'_Static_assert(RING_RECORD_BYTES == {wire.TURN_EVENT.itemsize}, "ring record");')
+    found.append(f'_Static_assert(TURN_BYTES == {wire.TURN_EVENT.itemsize}, "turn");')
+    found.append(f'_Static_assert(TURNS_TOGETHER == {wire.TURNS_TOGETHER}, "turns in a ring record");')
+    found.append(f'_Static_assert(BATCH_SHIFT == {wire.BATCH_SHIFT}, "where a turn\'s number ends");')
     found.append(f'_Static_assert(WIRE_VERSION == {wire.WIRE_VERSION}, "version");')
     found.append(f'_Static_assert(SLOTS == {len(wire.SLOT_NAMES)}, "slots");')
     found += [f'_Static_assert(SLOT_{n.upper()} == {i}, "{n}");' for i, n in enumerate(wire.SLOT_NAMES)]
@@ -82,7 +85,7 @@ def test_no_field_is_left_out():
 
 
 def test_the_turn_record_is_the_beginning_of_the_flow():
-    """A ring record has the same fields in the same places as an entry of the table after its `sock`."""
+    """A finished turn has the same fields in the same places as an entry of the table after its `sock`."""
     begin = wire.FLOW_EVENT.fields["last_ns"][1]
     assert wire.FLOW_EVENT.names[:2] == ("sock", "last_ns")
     for field in wire.TURN_EVENT.names:
@@ -96,5 +99,5 @@ def test_each_direction_has_a_cache_line_to_itself():
         kind, offset = wire.FLOW_EVENT.fields[field][:2]
         assert (kind.itemsize, offset % 64) == (64, 0)
     assert wire.FLOW_EVENT.itemsize % 64 == 0
-    assert np.dtype(np.uint64).itemsize + wire.TURN_EVENT.itemsize == wire.RING_RECORD.itemsize
+    assert np.dtype(np.uint64).itemsize + wire.TURN_BATCH["turns"].itemsize == wire.RING_RECORD.itemsize
     assert wire.RING_RECORD.itemsize % 8 == 0, "the kernel rounds records up to 8 bytes"
