@@ -361,7 +361,7 @@ class ApisixGateway(Gateway):
         }
         _write_yaml(self.prefix / "conf" / "apisix.yaml", {**sections, "ssls": [ssl]}, end="#END\n")
         https: dict[str, Any] = {"ip": "127.0.0.1", "port": self.https_port}
-        if _apisix_version() < (3, 9):
+        if _apisix_version(self.prefix) < (3, 9):
             https["enable_http2"] = True  # later versions have it on for all ports and refuse it here
         settings: dict[str, Any] = {
             "apisix": {
@@ -398,15 +398,30 @@ def _apisix_home() -> Path | None:
     return next((home for home in (*tree, *_APISIX_HOMES) if (home / "apisix" / "cli" / "apisix.lua").is_file()), None)
 
 
-def _apisix_version() -> tuple[int, ...]:
-    """(3, 18, 0) and so on, of the `apisix` command; the newest where it does not say."""
-    text = subprocess.run(["apisix", "version"], capture_output=True, text=True, check=False).stdout
-    found = re.findall(r"^(\d+)\.(\d+)\.(\d+)", text, re.MULTILINE)
-    return tuple(map(int, found[-1])) if found else (99,)
+def _apisix_version(prefix: Path) -> tuple[int, ...]:
+    """(3, 18, 0) and so on, of the code that the `apisix` command finds in `prefix`.
+
+    Raises GatewayError where it does not say.
+    """
+    ran = subprocess.run(["apisix", "version"], cwd=prefix, capture_output=True, text=True, check=False)
+    found = re.findall(r"^(\d+)\.(\d+)\.(\d+)", ran.stdout, re.MULTILINE)
+    if not found:
+        raise GatewayError(f"apisix version names no version:\n{ran.stdout}{ran.stderr}")
+    return tuple(map(int, found[-1]))
+
+
+class _BlockDumper(yaml.SafeDumper):
+    """Texts of several lines as literal blocks."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_BlockDumper.add_representer(str, _BlockDumper.represent_text)
 
 
 def _write_yaml(path: Path, content: Mapping[str, Any], end: str = "") -> None:
-    """Block style throughout: the YAML reader of older APISIX takes no flow-style mappings."""
+    """Block style throughout: the YAML reader of older APISIX takes no flow-style mappings, no folded texts."""
 
     def filled(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -416,7 +431,8 @@ def _write_yaml(path: Path, content: Mapping[str, Any], end: str = "") -> None:
         return value
 
     path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(filled(content), sort_keys=False, default_flow_style=False, width=1000) + end)
+    text = yaml.dump(filled(content), Dumper=_BlockDumper, sort_keys=False, default_flow_style=False, width=1 << 20)
+    path.write_text(text + end)
 
 
 def best_gateway() -> type[Gateway]:

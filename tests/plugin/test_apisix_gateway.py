@@ -33,7 +33,9 @@ def start(tmp_path, monkeypatch):
         (tree / "apisix" / "cli" / "apisix.lua").touch()
         (tree / "conf" / "mime.types").write_text("of this tree")
         commands = {
-            "apisix": f'#!/bin/sh\ncase $1 in version) echo "luajit x.lua"; echo {version};; init) {init};; esac\n',
+            # As the real one: the code is looked for in the current folder.
+            "apisix": "#!/bin/sh\n[ -f apisix/cli/apisix.lua ] || exit 1\n"
+            f'case $1 in version) echo "luajit x.lua"; echo {version};; init) {init};; esac\n',
             "openresty": FALSE_START,
         }
         for name, text in commands.items():
@@ -90,6 +92,15 @@ def test_http2_is_asked_for_where_that_version_wants_it(start, version, says):
     apisix, _ = start(version=version)
     settings = yaml.safe_load((apisix.prefix / "conf" / "config.yaml").read_text())
     assert settings["apisix"]["ssl"]["listen"][0].get("enable_http2", False) is says
+
+
+def test_certificates_are_literal_blocks(start):
+    """The YAML reader of APISIX 3.2 takes no quoted text over several lines."""
+    apisix, _ = start()
+    text = (apisix.prefix / "conf" / "apisix.yaml").read_text()
+    assert "  cert: |\n" in text and "  key: |\n" in text
+    (ssl,) = yaml.safe_load(text)["ssls"]
+    assert ssl["cert"] == apisix.self_signed[0].read_text()
 
 
 def test_what_init_says_is_told(start):
