@@ -13,7 +13,7 @@ from pathlib import Path
 
 from apicost import config
 from apicost.catalog import prices
-from apicost.core.rating import period, rate
+from apicost.core.rating import days, period, rate
 from apicost.core.rating.days import keys_needed
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
@@ -105,8 +105,8 @@ def read_rows(ledger: Ledger, month: Period, book: PriceBook | None) -> UsageRow
 
 
 def read_days(ledger: Ledger, month: Period, book: PriceBook) -> UsageRows:
-    """The month's usage by day, with the keys alone that the cost by day depends on."""
-    return gather(ledger.usage(month.starts, keys_needed(book)), month)
+    """The month's usage by day, with the keys and sums alone that the cost by day depends on."""
+    return gather(ledger.usage(month.starts, keys_needed(book), sums=days.sums_needed(book)), month)
 
 
 def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, int] | None:
@@ -115,7 +115,9 @@ def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, i
     Only the keys that prices ask for are read: the total does not depend on the others.
     """
     before = period.month((month.days[0] - _ONE_DAY).strftime("%Y-%m"), book.time_zone)
-    rows = read_days(ledger, before, book)
+    cuts = book.price_changes(before.days)
+    edges = [*(before.starts[day] for day in cuts), before.end_unix_s]
+    rows = gather(ledger.usage(edges, keys_needed(book), sums=rate.sums_needed(book)), before, cuts)
     return (before.name, rate.rate_rows(rows, book, before).total_minor) if len(rows.key) else None
 
 

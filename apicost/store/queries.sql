@@ -5,22 +5,6 @@
 -- - integers are summed and cast back to 64 bits; there is no money here;
 -- - no alias that names an input column, no `with`, no date functions, no engine's own syntax.
 
--- name: usage
-select {bucket} as bucket_unix_s, {keys} {sums}
-from {source}
-where minute_unix_s >= {start} and minute_unix_s < {end} {filter}
-group by {groups}
-
--- name: distinct
-select count(*) as distinct_rows
-from (select {keys} from {source} group by {keys}) as found
-
--- name: rows_by_api
-select api, count(*) as api_rows
-from {source}
-group by api
-order by api
-
 -- name: one_bucket
 select {keys} {figures}
 from {source}

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from apicost.core import meter, records
-from apicost.store import duck, segments, shapes
+from apicost.core.conformance.contract import Former
+from apicost.store import documented, duck, segments, shapes
 from apicost.store.catalogue import (
     DAY_S,
     MINUTE_S,
@@ -33,12 +34,11 @@ from apicost.store.catalogue import (
     lock,
 )  # fmt: skip
 from apicost.store.segments import Damage
+from apicost.store.sums import add_up
 
 __all__ = ["DAY_S", "KEYS", "Ledger", "LedgerError"]
 
 T = TypeVar("T")
-# So many rows of an answer are grouped in one go: about 700 B of DuckDB's memory for each.
-ANSWER_AT_ONCE = 60_000
 NS_PER_S = 1_000_000_000
 # What usage can be grouped by; the time is given by the edges.
 KEYS = meter.TEXT_KEYS
@@ -55,7 +55,6 @@ class Ledger:
         self.folder = folder
         self._listing = listing
         self._limits = (memory_mb, threads)
-        self._connection: duckdb.DuckDBPyConnection  # while a question is asked
         self._bad: dict[str, Damage] = {}  # found so far, by name
         self._missing: dict[str, Damage] = {}
         self._lease = contextlib.ExitStack()
@@ -95,54 +94,43 @@ class Ledger:
         return (min(days), max(days)) if days else None
 
     def usage(
-        self, edges: Sequence[int], by: Sequence[str] = KEYS, *, where: Mapping[str, str | None] | None = None
+        self,
+        edges: Sequence[int],
+        by: Sequence[str] = KEYS,
+        *,
+        where: Mapping[str, str | None] | None = None,
+        sums: Sequence[str] = meter.SUMS,
     ) -> pa.Table:
         """Usage of a period, by buckets of time and some keys.
 
         edges: unix seconds, ascending: start, ..., end (exclusive); a bucket from each to the next. Two
             give one bucket. Local midnights make local days.
         by: names of `KEYS`. where: key -> value that rows must have; None for rows without one.
+        sums: columns of `records.USAGE_SUMS`; each costs time, a month of quarter hours half a second.
 
-        Returns columns as in `records.USAGE`, sorted by key: `minute_unix_s` is the start of the bucket,
-        keys not in `by` are null. Raises ValueError for edges or keys that are none.
+        Returns columns as in `records.USAGE` but for the sums not asked for, sorted by key: `minute_unix_s` is
+        the start of the bucket, keys not in `by` are null. Raises ValueError for edges, keys or sums that are
+        none, and OverflowError where a sum may pass 2**63.
         """
         edges = [int(edge) for edge in edges]
         if len(edges) < 2 or any(a >= b for a, b in itertools.pairwise(edges)):
             raise ValueError(f"edges {edges} are not two or more ascending times")
-        conditions = _conditions(dict.fromkeys(by) | dict(where or {}), set(KEYS), where or {})
-        chosen = [key for key in KEYS if key in set(by)]
+        _known(dict.fromkeys(by) | dict(where or {}), KEYS)
+        _known(sums, meter.SUMS)
+        schema = records.schema([c for c in records.USAGE if c.name in sums or c.name not in meter.SUMS])
 
-        bucket = _bucket_sql(edges)
+        def ask(paths: Sequence[Path]) -> pa.Table:
+            return add_up(paths, edges, by, where or {}, sums)
 
-        def ask(paths: Sequence[Path]) -> list[pa.Table]:
-            tables: list[pa.Table] = []
-            for condition, values in self._passes(paths, chosen, len(edges) - 1, where or {}):
-                sql = duck.query(
-                    "usage",
-                    bucket=bucket,
-                    keys="".join(f"{key}, " for key in chosen),
-                    sums=", ".join(f"cast(sum({name}) as bigint) as sum_{name}" for name in meter.SUMS),
-                    source=duck.source(paths),
-                    start=edges[0],
-                    end=edges[-1],
-                    filter=conditions[0] + condition,
-                    groups=", ".join([bucket, *chosen]),
-                )
-                # Merged pass by pass: DuckDB's batches hold on to their memory, text included, while any of
-                # their columns lives.
-                tables.append(meter.merge(self._as_usage(sql, [*conditions[1], *values], chosen)))
-            return tables
-
-        nothing: list[pa.Table] = []
-        tables = self._answer("usage", edges, ask, nothing)
-        return tables[0] if len(tables) == 1 else meter.merge(tables)
+        return self._answer("usage", edges, ask, schema.empty_table())
 
     def completeness(self, start_unix_s: int, end_unix_s: int) -> dict[str, int]:
         """How complete the data of a period is: the sum of each metric of `records.COMPLETENESS`."""
 
         def ask(paths: Sequence[Path]) -> dict[str, int]:
             sql = duck.query("completeness", source=duck.source(paths), start=int(start_unix_s), end=int(end_unix_s))
-            return {metric: int(value) for metric, value in self._connection.execute(sql).fetchall()}
+            with self._session() as connection:
+                return {metric: int(value) for metric, value in connection.execute(sql).fetchall()}
 
         return self._answer("completeness", [start_unix_s, end_unix_s], ask, {})
 
@@ -194,6 +182,17 @@ class Ledger:
 
         return self._answer("samples", [start_unix_s, end_unix_s], ask, records.empty(records.SAMPLE))
 
+    def former(
+        self, present: Collection[tuple[str, str, str]], *, unreadable: Collection[str] = ()
+    ) -> tuple[Former, ...]:
+        """The operations that earlier documents had and the present ones have not, by API, template and method.
+
+        present: (api, method, path_template) of the present documents. unreadable: document files whose operations
+            nobody knows now; theirs are not taken for removed.
+        """
+        with Catalogue.read(self.folder) as catalogue:
+            return documented.former(catalogue, present, unreadable)
+
     def exchanges(
         self, start_unix_s: int, end_unix_s: int, *, where: Mapping[str, str | None] | None = None, limit: int = 20
     ) -> pa.Table:
@@ -203,7 +202,8 @@ class Ledger:
         Returns columns as in `records.EXCHANGE`. They are kept for days only: no rows may mean that they
         have gone.
         """
-        condition, values = _conditions(dict(where or {}), _FILTERS, where or {})
+        _known(where or {}, _FILTERS)
+        condition, values = _conditions(where or {})
         schema = records.schema(records.EXCHANGE)
 
         def ask(paths: Sequence[Path]) -> pa.Table:
@@ -211,63 +211,15 @@ class Ledger:
                 "exchanges", columns=", ".join(schema.names), source=duck.source(paths), filter=condition,
                 start_ns=int(start_unix_s) * NS_PER_S, end_ns=int(end_unix_s) * NS_PER_S, limit=int(limit),
             )  # fmt: skip
-            found = [_typed(batch, schema) for batch in duck.batches(self._connection, sql, values)]
+            with self._session() as connection:
+                found = [_typed(batch, schema) for batch in duck.batches(connection, sql, values)]
             return pa.concat_tables(found) if found else schema.empty_table()
 
         return self._answer("exchanges", [start_unix_s, end_unix_s], ask, schema.empty_table())
 
-    def _passes(
-        self, paths: Sequence[Path], chosen: Sequence[str], buckets: int, where: Mapping[str, str | None]
-    ) -> Iterator[tuple[str, list[object]]]:
-        """Conditions that cut a large answer into some that fit DuckDB's memory: by API, as files are sorted.
-
-        A grouping that does not fit is spilled, at several times the CPU time and beyond the memory limit.
-        """
-        sizes = {self.folder / segment.name: segment.row_count for segment in self._listing}
-        rows = sum(sizes[path] for path in paths)
-        if rows <= ANSWER_AT_ONCE or "api" not in chosen or "api" in where:
-            yield "", []
-            return
-        # What one file has of distinct keys tells how many rows the answer may have: as many for each bucket
-        # where days are buckets, some more where other days bring keys of their own into one.
-        largest = max(paths, key=sizes.__getitem__)
-        sql = duck.query("distinct", keys=", ".join(chosen), source=duck.source([largest]))
-        answer = max(2, min(buckets, len(paths))) * int(self._connection.sql(sql).fetchall()[0][0])
-        most = rows * ANSWER_AT_ONCE // max(answer, 1)
-        if most >= rows:
-            yield "", []
-            return
-        found = self._connection.sql(duck.query("rows_by_api", source=duck.source(paths))).fetchall()
-        group: list[object] = []
-        held = 0
-        for api, count in found:
-            if api is None:
-                yield " and api is null", []
-                continue
-            if group and held + count > most:
-                yield f" and api in ({', '.join('?' * len(group))})", group
-                group, held = [], 0
-            group.append(api)
-            held += count
-        if group:
-            yield f" and api in ({', '.join('?' * len(group))})", group
-
-    def _as_usage(self, sql: str, values: Sequence[object], chosen: Sequence[str]) -> list[pa.Table]:
-        """Rows of the query `usage` as USAGE, in no order."""
-        schema = records.schema(records.USAGE)
-        tables = []
-        for batch in duck.batches(self._connection, sql, values):
-            columns: list[Any] = []
-            for field in schema:
-                if field.name == "minute_unix_s":
-                    columns.append(batch.column("bucket_unix_s").cast(pa.int64()))
-                elif field.type == records.TEXT:
-                    text = batch.column(field.name) if field.name in chosen else pa.nulls(batch.num_rows, pa.string())
-                    columns.append(text.cast(pa.string()).dictionary_encode())
-                else:
-                    columns.append(batch.column(f"sum_{field.name}"))
-            tables.append(pa.Table.from_arrays(columns, schema=schema))
-        return tables
+    def _session(self) -> contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A session for each question: what it holds is free again when its answer is put together."""
+        return duck.session(memory_mb=self._limits[0], threads=self._limits[1])
 
     def _answer(self, kind: str, edges: Sequence[int], ask: Callable[[Sequence[Path]], T], nothing: T) -> T:
         """Ask the files that hold a period; where one can't be read, find it, leave it out, ask again."""
@@ -276,10 +228,8 @@ class Ledger:
             if not chosen:
                 return nothing
             try:
-                # A session for each question: what it holds is free again when its answer is put together.
-                with duck.session(memory_mb=self._limits[0], threads=self._limits[1]) as self._connection:
-                    return ask([self.folder / segment.name for segment in chosen])
-            except duck.Error:
+                return ask([self.folder / segment.name for segment in chosen])
+            except (duck.Error, pa.ArrowException, OSError):
                 found = [d for s in chosen if (d := segments.damage(self.folder, s, whole=True))]
                 if not found:
                     raise
@@ -322,40 +272,21 @@ class Ledger:
         return [*(whole or offered)[0], *loose]
 
 
-def _conditions(
-    names: Mapping[str, str | None], known: set[str] | Sequence[str], where: Mapping[str, str | None]
-) -> tuple[str, list[object]]:
-    """`and` conditions for `where`, and their parameters. Raises ValueError for a name that is none."""
+def _known(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ValueError for a name that is none."""
     strange = sorted(set(names) - set(known))
     if strange:
-        raise ValueError(f"no such keys: {strange}; there are {sorted(known)}")
+        raise ValueError(f"no such columns: {strange}; there are {sorted(known)}")
+
+
+def _conditions(where: Mapping[str, str | None]) -> tuple[str, list[object]]:
+    """`and` conditions for `where`, and their parameters."""
     parts: list[str] = []
     values: list[object] = []
     for name, value in where.items():
         parts.append(f" and {name} is null" if value is None else f" and {name} = ?")
         values += [] if value is None else [value]
     return "".join(parts), values
-
-
-def _bucket_sql(edges: Sequence[int]) -> str:
-    """The start of a row's bucket, as an expression of minute_unix_s.
-
-    Buckets of equal length (days between two clock changes) are one division, so that a month of local
-    days is at most three cases.
-    """
-    runs: list[tuple[int, int, int]] = []  # (start, length of a bucket, end)
-    for start, end in itertools.pairwise(edges):
-        if runs and runs[-1][1] == end - start:
-            runs[-1] = (runs[-1][0], end - start, end)
-        else:
-            runs.append((start, end - start, end))
-    cases = [
-        f"when minute_unix_s < {end} then minute_unix_s - (minute_unix_s - {start}) % {length}"
-        if end - start > length
-        else f"when minute_unix_s < {end} then {start}"
-        for start, length, end in runs
-    ]
-    return f"cast(case {' '.join(cases)} end as bigint)"
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:

@@ -193,5 +193,5 @@ def test_a_sum_beyond_64_bits_is_an_error_not_a_wrong_number(tmp_path):
     with Lake.open(tmp_path) as lake:
         for number in range(3):
             lake.commit([f"{number}"], {"usage": usage(big), "exchanges": table([big])})
-    with Ledger.open(tmp_path) as ledger, pytest.raises(Exception, match="out of range"):
+    with Ledger.open(tmp_path) as ledger, pytest.raises(OverflowError, match="downstream_in_wire_bytes"):
         ledger.usage((DAY, DAY + DAY_S))

@@ -44,10 +44,15 @@ def keys_needed(book: PriceBook) -> tuple[str, ...]:
     return tuple(sorted({"api", *(column for sku in book.skus for column in sku.where)}))
 
 
+def sums_needed(book: PriceBook) -> tuple[str, ...]:
+    """The sums that usage by day must have for the same."""
+    return tuple(sorted({"calls", *WIRE_BYTES, *(column for sku in book.skus for column in sku.columns)}))
+
+
 def by_day(statement: Statement, daily: UsageRows, api: str | None = None) -> tuple[tuple[DayFigure, ...], int]:
     """The days of the period, and what belongs to none, in minor units.
 
-    daily: the same usage, gathered by every day with at least the keys of `keys_needed`.
+    daily: the same usage, gathered by every day with at least the keys and sums of `keys_needed`, `sums_needed`.
     api: only this API's part of the statement; None is all.
     """
     period = statement.period

@@ -148,18 +148,19 @@ def round_tree(
     parent_of_row: npt.NDArray[np.integer] = np.zeros(count, np.int32)
     for level in itertools.chain(levels, [np.arange(count)]):
         nodes = int(level[-1]) + 1
-        node_rest = add_by(level, rest, nodes)
-        carried, node_rest = _divmod(node_rest, divisor)
-        node_whole = add_by(level, whole, nodes) + carried
-        first_row = np.searchsorted(level, np.arange(nodes))
-        parent = parent_of_row[first_row]
+        if nodes == count:  # each row is a node: nothing to add up, and no copies of what is largest
+            node_whole, node_rest, parent = whole, rest, parent_of_row
+        else:
+            carried, node_rest = _divmod(add_by(level, rest, nodes), divisor)
+            node_whole = add_by(level, whole, nodes) + carried
+            parent = parent_of_row[np.searchsorted(level, np.arange(nodes))]
         left = amount - add_by(parent, node_whole, len(amount))
         # Stable sorts keep the earlier of equal remainders first; lexsort's last key is its first.
         order = np.lexsort((_ranks(-node_rest), parent))
         started = np.searchsorted(parent, np.arange(len(amount)))
-        place = np.empty(nodes, np.int64)
+        place = np.empty(nodes, np.int32)
         place[order] = np.arange(nodes) - started[parent[order]]
-        del order, node_rest, carried
+        del order
         amount = node_whole + (place < left[parent])
         parent_of_row = level
     return amount.astype(np.int64)

@@ -85,6 +85,12 @@ def rate_rows(usage: UsageRows, book: PriceBook, period: Period) -> Statement:
     return sheet.statement()
 
 
+def sums_needed(book: PriceBook) -> tuple[str, ...]:
+    """The columns of records.USAGE_SUMS that a statement's charges are made from."""
+    sold = {column for sku in book.skus for column in sku.columns}
+    return tuple(sorted({"calls", "app_only_bytes", *WIRE_BYTES, *MEASURES, *sold}))
+
+
 @dataclass(slots=True)
 class _Piece:
     """Charges of one line: the keys that bear it and their quantities."""

@@ -37,7 +37,7 @@ class UsageRows:
     cuts: the days (from 0) at which stretches begin, the first of them 0.
     keys: one row per distinct key, sorted; columns KEYS, all TEXT.
     key: position in `keys` of each row; day: the first day of its stretch. Rows are sorted by both, distinct.
-    sums: column of records.USAGE_SUMS -> int64, one value per row.
+    sums: column of records.USAGE_SUMS -> int64, one value per row; all of them, or those that were asked for.
     """
 
     cuts: tuple[int, ...]
@@ -58,8 +58,9 @@ class UsageRows:
 def gather(usage: pa.Table, period: Period, cuts: Sequence[int] | None = None) -> UsageRows:
     """Sum usage by key and stretch of days.
 
-    usage: `minute_unix_s`, the columns of records.USAGE_SUMS, and any of KEYS; a key that is missing
-        is null throughout. Buckets may be of any length; each belongs to the stretch in which it starts.
+    usage: `minute_unix_s`, and any of KEYS and of records.USAGE_SUMS; a key that is missing is null
+        throughout, a sum that is missing is not there. Buckets may be of any length; each belongs to the
+        stretch in which it starts.
         A caller that keeps no reference to the table has its columns freed as they are summed.
     cuts: days (from 0) at which stretches begin; None is every day.
     Raises ValueError for usage outside the period, and OverflowError where a column's sum passes 2**62:
@@ -75,11 +76,11 @@ def gather(usage: pa.Table, period: Period, cuts: Sequence[int] | None = None) -
     columns = [_ranked(usage, name) for name in KEYS]
     key, first_row = _number(columns, len(minute))
     keys = [records.text(ranks[first_row], values) for ranks, values in columns]
-    values = {name: usage.column(name) for name in SUMS}
+    values = {name: usage.column(name) for name in SUMS if name in usage.column_names}
     del usage, columns, minute
     cell, position = np.unique(key * len(cuts) + stretch, return_inverse=True)
     sums = {}
-    for name in SUMS:
+    for name in list(values):
         column = records.numbers(pa.table({name: values.pop(name)}), name).astype(np.int64, copy=False)
         sums[name] = money.add_by(position, column, len(cell))
         if money.exact_sum(sums[name]) >= _LARGEST:

@@ -1,0 +1,102 @@
+"""Usage files added up: the same sums as the meter's, whatever the files, keys and number of values."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apicost.core import meter, records
+from apicost.store import sums
+from tests.store.batches import NOON, same
+
+EDGES = (NOON, NOON + 900, NOON + 1_800)
+
+
+def usage_of(rng, rows, values, *, largest=1_000):
+    """Usage of rows at random, with so many values to each key, some of them null."""
+    columns = {"minute_unix_s": pa.array(NOON - 900 + 900 * rng.integers(0, 4, rows))}
+    for name in meter.TEXT_KEYS:
+        columns[name] = records.text(rng.integers(-1, values, rows), [f"{name} {i}" for i in range(values)])
+    columns |= {name: pa.array(rng.integers(0, largest, rows)) for name in meter.SUMS}
+    return pa.table(columns, schema=records.schema(records.USAGE))
+
+
+def written(folder, tables, *, row_group=100):
+    """Parquet files, by turns as the daemon writes them and as compaction does, with plain text."""
+    paths = []
+    for number, table in enumerate(tables):
+        if number % 2:
+            plain = [pa.field(f.name, pa.string() if f.type == records.TEXT else f.type) for f in table.schema]
+            table = table.cast(pa.schema(plain))
+        paths.append(folder / f"{number}.parquet")
+        pq.write_table(table, paths[-1], row_group_size=row_group)
+    return paths
+
+
+def expected(tables, by, where):
+    """The same by the meter: filtered, put into buckets, keys that are not asked for left out, merged."""
+    whole = pa.concat_tables(tables)
+    minute = records.numbers(whole, "minute_unix_s")
+    keep = (minute >= EDGES[0]) & (minute < EDGES[-1])
+    for name, value in where.items():
+        texts = whole.column(name).cast(pa.string())
+        is_it = pc.is_null(texts) if value is None else pc.fill_null(pc.equal(texts, value), False)
+        keep &= is_it.to_numpy(zero_copy_only=False)
+    whole = whole.filter(pa.array(keep))
+    for at, name in enumerate(whole.column_names):
+        if name in meter.TEXT_KEYS and name not in by:
+            whole = whole.set_column(at, name, pa.nulls(len(whole), pa.string()).dictionary_encode())
+    return meter.merge([whole.cast(records.schema(records.USAGE))])
+
+
+@given(
+    seed=st.integers(0, 1 << 32),
+    files=st.lists(st.tuples(st.integers(1, 300), st.integers(1, 40)), min_size=1, max_size=4),
+    by=st.sets(st.sampled_from(meter.TEXT_KEYS)),
+    where=st.dictionaries(st.sampled_from(["api", "consumer"]), st.sampled_from([None, "api 0", "consumer 1", "x"])),
+)
+def test_sums_are_those_of_the_meter(tmp_path_factory, seed, files, by, where):
+    """Any files, keys and conditions give the bytes that merging all rows gives."""
+    rng = np.random.default_rng(seed)
+    tables = [usage_of(rng, rows, values) for rows, values in files]
+    paths = written(tmp_path_factory.mktemp("sums"), tables)
+    assert same(sums.add_up(paths, EDGES, sorted(by), where), expected(tables, by, where))
+
+
+def test_more_values_than_one_word_holds(tmp_path):
+    """13 keys of a thousand values each need 130 bits; later files bring values that widen the earlier ones' codes."""
+    rng = np.random.default_rng(5)
+    tables = [usage_of(rng, rows, values) for rows, values in ((50, 1), (2_000, 30), (3_000, 1_000), (3_000, 1_500))]
+    found = sums.add_up(written(tmp_path, [*tables, *tables]), EDGES, meter.TEXT_KEYS, {})
+    assert same(found, expected([*tables, *tables], meter.TEXT_KEYS, {}))
+
+
+def test_only_the_sums_asked_for(tmp_path):
+    """What is not asked for is not read, and is no column of zeros."""
+    rng = np.random.default_rng(6)
+    table = usage_of(rng, 500, 3)
+    found = sums.add_up(written(tmp_path, [table]), EDGES, ["api"], {}, ["app_only_bytes", "calls"])
+    assert found.column_names == ["minute_unix_s", *meter.TEXT_KEYS, "calls", "app_only_bytes"]
+    assert same(found, expected([table], ["api"], {}).select(found.column_names))
+
+
+def test_large_counters_add_up_exactly(tmp_path):
+    """A bound by the largest value is not taken for the sum: one huge row among many small ones is no overflow."""
+    rng = np.random.default_rng(7)
+    table = usage_of(rng, 5_000, 2)
+    huge = np.zeros(5_000, np.int64)
+    huge[::2_500] = 1 << 60
+    table = table.set_column(table.column_names.index("calls"), "calls", pa.array(huge))
+    edges = (NOON - 900, NOON + 9_000)
+    found = sums.add_up(written(tmp_path, [table]), edges, [], {})
+    assert found.column("calls").to_pylist() == [1 << 61]
+
+
+def test_a_sum_that_may_not_fit_is_refused(tmp_path):
+    """Counters near the end of 64 bits are an error that names the column, not a wrapped sum."""
+    table = usage_of(np.random.default_rng(8), 100, 1, largest=1 << 62)
+    with pytest.raises(OverflowError, match="calls"):
+        sums.add_up(written(tmp_path, [table]), EDGES, [], {})
