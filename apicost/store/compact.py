@@ -253,7 +253,7 @@ def compact(
         # Files of this run's listing stay until it ends, though the daemon may retire them.
         with (
             lock(folder / READERS_LOCK, shared=True, wait=True),
-            duck.session(memory_mb=memory_mb, threads=1) as duckdb_,
+            duck.session(memory_mb=memory_mb, threads=1, spill_in=folder) as duckdb_,
         ):
             run = Compaction(catalogue, duckdb_, now)
             run.run()

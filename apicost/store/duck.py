@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+
+from apicost import scratch
 
 MEMORY_MB = 256
 # One: a report runs beside the gateway, and answers in seconds as it is.
@@ -24,15 +25,20 @@ Error = duckdb.Error
 
 
 @contextlib.contextmanager
-def session(*, memory_mb: int = MEMORY_MB, threads: int = THREADS) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty in-memory database. What exceeds its memory goes to a temporary folder, removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="apicost-duckdb-") as spill:
+def session(
+    *, memory_mb: int = MEMORY_MB, threads: int = THREADS, spill_in: Path | str | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty in-memory database. What exceeds its memory goes to a folder of its own, removed at the end.
+
+    spill_in: where that is; None is the system's folder for temporary files, for who may not write the ledger.
+    """
+    with scratch.folder("duckdb", spill_in) as spill:
         connection = duckdb.connect(
             ":memory:",
             config={
                 "memory_limit": f"{memory_mb}MB",
                 "threads": str(threads),
-                "temp_directory": spill,
+                "temp_directory": str(spill),
                 # The order of rows is made here by sorting, never inherited.
                 "preserve_insertion_order": "false",
                 # Nothing is fetched from anywhere.
