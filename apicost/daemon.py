@@ -324,25 +324,26 @@ class Daemon:
         consumed = self.ledger.consumed([ref.id for ref in sealed])
         taken = [ref for ref in sealed if ref.id not in consumed]
         self.spool.drop([ref for ref in sealed if ref.id in consumed])
-        flows, lines, completeness = self.spool.read(taken)
+        arrived = list(self.spool.read(taken))
         if self.config.record_dir is not None:
-            _record(self.config.record_dir, flows, lines, completeness)
+            _record(self.config.record_dir, *arrived)
         clock = clock_now()
+        now_mono_ns = _latest(arrived[0], arrived[1], clock.mono_ns) if behind else clock.mono_ns
         outcome = self.pipeline.step(
             self.knowledge,
-            flows,
-            lines,
-            completeness,
+            arrived.pop(0),  # given away, so that the step can let go of them before the next stage
+            arrived.pop(0),
+            arrived.pop(0),
             inputs=[ref.id for ref in taken],
             clock=clock,
-            now_mono_ns=_latest(flows, lines, clock.mono_ns) if behind else clock.mono_ns,
+            now_mono_ns=now_mono_ns,
         )
         self.spool.drop(taken)
         self.ledger.forget([ref.id for ref in taken])
         self.shared.calls.update(outcome.calls_by_api)
         self.shared.step_levels = {name: outcome.counts.pop(name, 0) for name in STEP_LEVELS}
         self.shared.step_counts.update(outcome.counts)
-        del flows, lines, completeness, outcome
+        del outcome
         memory.give_back()
         self.shared.steps += 1
         self.shared.step_seconds += time.monotonic() - started
@@ -442,7 +443,7 @@ class Daemon:
         )
 
 
-MAX_STEP_ROWS = 24_000  # of snapshots and lines: bounds the memory of a step, some 1.5 kB a row while it runs
+MAX_STEP_ROWS = 16_000  # of snapshots and lines: bounds the memory of a step, some 1.5 kB a row while it runs
 # What a step counts of how things stand, not of what happened.
 STEP_LEVELS = ("connections_waiting", "flows_open", "lines_waiting")
 # Losses that only grow while a probe is attached; the rest are levels.

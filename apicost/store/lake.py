@@ -30,6 +30,8 @@ from apicost.store.segments import Damage
 
 __all__ = ["Commit", "Lake", "LedgerError", "Repair", "with_privacy"]
 
+PACKED_ROWS = 4_096  # of the carry in one block
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
@@ -220,13 +222,14 @@ class Lake:
         return figures
 
 
-def _pack(batch: pa.Table) -> bytes:
+def _pack(batch: pa.Table) -> memoryview:
+    """A table as an Arrow stream. Rows go a few thousand at a time: what is compressed at once is in memory twice."""
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         # One chunk: a stream can't replace a dictionary of an earlier chunk in every reader.
-        writer.write_table(batch.unify_dictionaries().combine_chunks())
-    return sink.getvalue().to_pybytes()
+        writer.write_table(batch.unify_dictionaries().combine_chunks(), max_chunksize=PACKED_ROWS)
+    return memoryview(sink.getvalue())
 
 
 def _unpack(blob: bytes) -> pa.Table:
