@@ -399,6 +399,10 @@ class Daemon:
         log.info("configuration taken: %d operations", knowledge.operations)
 
     def _note_knowledge(self) -> None:
+        try:
+            self.ledger.note_operations(self.knowledge.named, int(time.time()))
+        except OSError as error:  # operations that leave the documents before the next load are not remembered
+            log.warning("the documents' operations are not noted in the ledger: %s", error)
         problems = self.knowledge.problems
         if problems:
             first = str(problems[0]).splitlines()[0]

@@ -24,6 +24,7 @@ from apicost.core.clock import Clock
 from apicost.core.conformance import shapes
 from apicost.core.join import correlate
 from apicost.core.naming import match
+from apicost.core.naming.operations import Operation
 from apicost.core.scopes import Scopes
 from apicost.ingest import replay as recording
 from apicost.problems import Problem
@@ -41,6 +42,7 @@ class Knowledge:
     scopes: Scopes
     problems: tuple[Problem, ...] = ()
     operations: int = 0
+    named: tuple[Operation, ...] = ()  # what requests can be named by, for the ledger to remember
 
 
 def load_knowledge(apis: Sequence[openapi.ApiSource], price_file: Path | None, cache: Path | None = None) -> Knowledge:
@@ -53,7 +55,7 @@ def load_knowledge(apis: Sequence[openapi.ApiSource], price_file: Path | None, c
     scopes = Scopes()
     if price_file is not None:
         scopes = Scopes(prices.load(price_file).scopes)
-    return Knowledge(catalog.index, scopes, tuple(catalog.problems), len(catalog.operations))
+    return Knowledge(catalog.index, scopes, tuple(catalog.problems), len(catalog.operations), catalog.named)
 
 
 @dataclass(slots=True)
@@ -165,6 +167,8 @@ def replay(folder: Path, ledger_folder: Path, config: Config, *, steps: int = 1)
     knowledge = load_knowledge(config.apis, config.prices)
     total = StepCounts()
     with contextlib.closing(lake.Lake.open(ledger_folder)) as ledger:
+        # By the recording's clock, as all that comes of it.
+        ledger.note_operations(knowledge.named, recorded.clock.unix_ns // NANOSECONDS)
         if ledger.consumed([f"replay-{recorded.identity}-last"]):
             return total
         pipeline = Pipeline(ledger, _unhurried(config), node=config.node, privacy=config.privacy.client_addresses)

@@ -85,11 +85,13 @@ class Catalog:
     """All APIs, compiled.
 
     operations: each once, in the order of APIs and documents, under the first base path of its servers.
+    named: each under every base path, as requests are named by it; once for each (api, method, path template).
     problems: all, unusable documents first. content_hash: changes when a document or a binding does.
     """
 
     index: Index
     operations: tuple[Operation, ...]
+    named: tuple[Operation, ...]
     documents: tuple[Loaded, ...]
     problems: tuple[Problem, ...]
     content_hash: str
@@ -104,11 +106,13 @@ def load_apis(apis: Sequence[ApiSource], *, cache_dir: Path | None = None) -> Ca
     built = [_api(api, extractions) for api, extractions in read]
     extractions = [(api, extraction) for api, found in read for extraction in found]
     problems = [problem for _, e in extractions if not e.usable for problem in e.problems]
-    problems += [problem for _, e in extractions if e.usable for problem in e.problems]
+    problems += [problem for _, e in extractions if e.usable for problem in (*e.problems, *e.doubles)]
     operations: dict[tuple[str, str, str], Operation] = {}
+    named: dict[tuple[str, str, str], Operation] = {}
     for api in built:
         for place in api.places:
             operation = place.operation
+            named.setdefault((operation.api, operation.method, operation.path_template), operation)
             operations.setdefault((operation.api, operation.spec, operation.pointer), operation)
     loaded = tuple(
         Loaded(api=a.id, file=e.file, usable=e.usable, title=e.title, operations=len(e.operations))
@@ -117,6 +121,7 @@ def load_apis(apis: Sequence[ApiSource], *, cache_dir: Path | None = None) -> Ca
     return Catalog(
         index=Index(built),
         operations=tuple(operations.values()),
+        named=tuple(named.values()),
         documents=loaded,
         problems=tuple(problems),
         content_hash=_hash(read),

@@ -26,7 +26,10 @@ CATALOGUE = "catalogue.sqlite"
 WRITER_LOCK = "writer.lock"
 COMPACT_LOCK = "compact.lock"
 READERS_LOCK = "readers.lock"
-FORM = 1  # user_version of the tables in catalogue.sql
+FORM = 2  # user_version of the tables in catalogue.sql
+# Forms before that only lack tables: they are read as they are, and get the tables when they are opened for writing.
+# 1 had neither shapes nor the operations of documents.
+UPGRADED_FORMS = (1,)
 
 DAY_S = 86_400
 MINUTE_S = 60
@@ -117,24 +120,25 @@ class Catalogue:
                     raise
                 connection = sqlite3.connect(address + "&immutable=1", uri=True, isolation_level=None)
             catalogue = cls(folder, connection)
-            catalogue._check_form()
+            catalogue._check_form((*UPGRADED_FORMS, FORM))
             return catalogue
 
     def _prepare(self) -> None:
         damage = self._connection.execute("pragma quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise LedgerError(_damaged(self.folder / CATALOGUE, damage))
-        if self._version() == 0:
+        if self._version() in (0, *UPGRADED_FORMS):
+            # Every statement of it leaves alone what is there.
             script = Path(__file__).with_name("catalogue.sql").read_text()
             self._connection.executescript(f"begin immediate;\n{script}\npragma user_version = {FORM};\ncommit;")
-        self._check_form()
+        self._check_form((FORM,))
 
     def _version(self) -> int:
         return int(self._connection.execute("pragma user_version").fetchone()[0])
 
-    def _check_form(self) -> None:
+    def _check_form(self, known: Sequence[int]) -> None:
         form = self._version()
-        if form != FORM:
+        if form not in known:
             raise LedgerError(
                 f"{self.folder / CATALOGUE}: this is form {form} of the ledger, this apicost knows form {FORM}; "
                 "use the version of apicost that wrote it, or another folder"

@@ -35,6 +35,19 @@ create table if not exists carry (
     batch blob not null
 ) strict;
 
+-- Operations that the documents have or once had. last_unix_s: null while they have it, else when it was missed.
+create table if not exists documented (
+    api text not null,
+    method text not null,
+    path_template text not null,     -- with its base path
+    operation_id text not null,
+    spec text not null,              -- the file that has or had it, and where in it
+    pointer text not null,
+    first_unix_s integer not null,
+    last_unix_s integer,
+    primary key (api, method, path_template)
+) strict, without rowid;
+
 -- Number of the last step; names of new segments derive from it.
 create table if not exists counter (
     name text primary key,

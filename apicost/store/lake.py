@@ -23,7 +23,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.store import retention, segments
+from apicost.core.naming.operations import Operation
+from apicost.store import documented, retention, segments
 from apicost.store.catalogue import COMPACT_LOCK, WRITER_LOCK, Catalogue, LedgerError, Segment, add, lock
 from apicost.store.privacy import address_key, with_privacy
 from apicost.store.segments import Damage
@@ -203,6 +204,13 @@ class Lake:
     def with_privacy(self, exchanges: pa.Table, choice: str) -> pa.Table:
         """Exchanges as they may be stored: `privacy.with_privacy` under this ledger's own key."""
         return with_privacy(exchanges, choice, key=address_key(self.folder) if choice == "hash" else b"")
+
+    def note_operations(self, operations: Sequence[Operation], now_unix_s: int) -> None:
+        """Remember which operations the documents have now; call it whenever they were loaded.
+
+        operations: all of all APIs. Raises OSError when the ledger can't be written: ask again later.
+        """
+        documented.note(self._catalogue, operations, now_unix_s)
 
     def retire(self, *, exchange_days: int, minute_days: int, hour_days: int) -> retention.Retired:
         """Take out what is older than the given numbers of days, and free what nobody reads any more."""
