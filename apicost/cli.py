@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from apicost import __version__
+from apicost import __version__, memory
 from apicost.problems import InputError
 
 COMMANDS = {
@@ -29,6 +29,8 @@ COMMANDS = {
     "doctor": "what this host has and lacks, and how to mend it",
     "demo": "live traffic through a gateway on this machine, and its report",
 }
+# These read a whole month; Arrow is not loaded before they are.
+OF_A_MONTH = frozenset(("report", "export", "explain"))
 
 USAGE = """apicost: what each API behind an Apache APISIX gateway really costs
 
@@ -61,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"apicost: no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    if argv is None and name in OF_A_MONTH:  # else the process is somebody else's
+        memory.lean()
     try:
         return int(importlib.import_module(f"apicost.commands.{name}").main(arguments[1:]))
     except InputError as error:

@@ -21,14 +21,19 @@ class _NoPandas(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "pandas":
-            raise ImportError("pandas stays out of the sidecar")
+            raise ImportError("pandas stays out of this process")
 
 
-def tame() -> None:
-    """Few malloc arenas, Arrow on the same allocator, no pandas. Call it before Arrow is loaded."""
+def lean() -> None:
+    """Arrow on malloc, no pandas: a report of a wide month takes 110 MB less. Call it before Arrow is loaded."""
     sys.meta_path.insert(0, _NoPandas())
     # Read when libarrow is loaded: its C++ parts ask for the default pool, whatever Python sets later (35 MB).
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+
+
+def tame() -> None:
+    """As `lean`, and few malloc arenas, at some CPU time: for the sidecar. Call it before Arrow is loaded."""
+    lean()
     # aiohttp makes client contexts with every trusted certificate at import; this process is no TLS client.
     os.environ.setdefault("SSL_CERT_FILE", os.devnull)
     os.environ.setdefault("SSL_CERT_DIR", os.devnull)

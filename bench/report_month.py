@@ -56,7 +56,7 @@ CHILD = """
 import resource, sys, time
 began = time.monotonic()
 from apicost import cli
-code = cli.main(sys.argv[1:])
+code = cli.main()  # as the command: its process is its own
 used = resource.getrusage(resource.RUSAGE_SELF)
 print("figures", code, time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024)
 """

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apicost import resources
+from apicost import resources, scratch
 from apicost.problems import InputError, Problem
 
 MARK = ".apicost-demo"  # stands in folders that the demo made, so that only those are replaced
@@ -39,8 +39,7 @@ def main(argv: list[str]) -> int:
     from apicost.demo import live
 
     reason = "--replay was asked for" if options.replay else live.why_no_probe()
-    with tempfile.TemporaryDirectory(prefix="apicost-demo-") as name:
-        folder = Path(name)
+    with scratch.folder("demo") as folder:
         if reason:
             say(f"Not live: {reason}.")
             say("Replaying a run recorded on another machine instead; its date is the recording's.")
