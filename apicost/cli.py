@@ -26,6 +26,7 @@ COMMANDS = {
     "conformance": "what the traffic does that the documents do not say, and its cost",
     "routes": "the gateway's routes against the OpenAPI documents",
     "explain": "how a charge came to be, down to quantities and price-book lines",
+    "spec": "OpenAPI documents: lint, drafts of what is missing, measured usage in them",
     "doctor": "what this host has and lacks, and how to mend it",
     "demo": "live traffic through a gateway on this machine, and its report",
 }
