@@ -74,8 +74,15 @@ def from_ledger(sources: Sources, start_unix_s: int, end_unix_s: int, api: str |
         return of_ledger(ledger, sources, start_unix_s, end_unix_s, api)
 
 
-def of_ledger(ledger: Ledger, sources: Sources, start_unix_s: int, end_unix_s: int, api: str | None) -> Outcome:
-    """`from_ledger` for a ledger that is open."""
+def of_ledger(
+    ledger: Ledger,
+    sources: Sources,
+    start_unix_s: int,
+    end_unix_s: int,
+    api: str | None,
+    statements: Sequence[Statement] | None = None,
+) -> Outcome:
+    """`from_ledger` for a ledger that is open. statements: of the months touched, where they are rated already."""
     book = sources.book
     present, notes = promised(sources.apis)
     months = [_months.month_of(name, book) for name in months_touched(start_unix_s, end_unix_s, _zone(book))]
@@ -93,7 +100,8 @@ def of_ledger(ledger: Ledger, sources: Sources, start_unix_s: int, end_unix_s: i
         seen, _of_api(present, api), sources.settings.rules(), window_days=days,
         samples=_samples(ledger.samples(start_unix_s, end_unix_s), api),
     )  # fmt: skip
-    statements = _statements(ledger, sources, months) if judgement.findings else []
+    if statements is None:
+        statements = _statements(ledger, sources, months) if judgement.findings else []
     notes += [str(damage) for damage in ledger.damaged]
     return Outcome(
         start_unix_s=start_unix_s, end_unix_s=end_unix_s, days=days, judgement=judgement,
@@ -102,6 +110,14 @@ def of_ledger(ledger: Ledger, sources: Sources, start_unix_s: int, end_unix_s: i
         currency=book.currency if book else None, source=f"ledger {ledger.folder}", notes=notes,
         lines=_lines(judgement.findings),
     )  # fmt: skip
+
+
+def of_month(ledger: Ledger, settings: Config, statement: Statement, api: str | None) -> Outcome:
+    """The findings of a month that is rated; ignores are taken as of its last day. Raises InputError."""
+    given = Sources(apis=settings.apis, config=settings, ledger=ledger.folder, book=statement.book)
+    month = statement.period
+    found = of_ledger(ledger, given, month.start_unix_s, month.end_unix_s, api, [statement])
+    return sorted_out(found, settings.conformance.ignore, (), month.days[-1])
 
 
 def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:

@@ -30,11 +30,12 @@ _ONE_DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where a month comes from. book: None where no price book is named."""
+    """Where a month comes from. book, config: None where none is named."""
 
     ledger: Path
     book: PriceBook | None
     apis: Mapping[str, ApiInfo]
+    config: config.Config | None = None
 
     @property
     def priced(self) -> PriceBook:
@@ -71,7 +72,7 @@ def sources(options: argparse.Namespace) -> Sources:
         api.id: ApiInfo(title=api.title, owner=api.owner, team=api.team, tags=dict(api.tags))
         for api in (settings.apis if settings else ())
     }
-    return Sources(ledger=folder, book=prices.load(file) if file else None, apis=apis)
+    return Sources(ledger=folder, book=prices.load(file) if file else None, apis=apis, config=settings)
 
 
 def month_of(name: str, book: PriceBook | None) -> Period:

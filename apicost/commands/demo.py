@@ -160,6 +160,16 @@ def _print(report: dict[str, Any]) -> None:
             for row in report["by_operation"]
         ],
     )
+    found = report["conformance"]["findings"]
+    print(f"\nWhat the traffic does that the OpenAPI documents do not say, and what it costs ({currency})")
+    _table(
+        ("finding", "operation", "what", "calls", "cost"),
+        [
+            (row["rule"], f"{row['method'] or ''} {row['path_template'] or ''}", row["detail"], row["count"],
+             row["cost"] or "unpriced")
+            for row in found
+        ],
+    )  # fmt: skip
     confidence = report["confidence_wire_bytes"]
     whole = sum(confidence.values()) or 1
     print("\nHow sure the wire bytes are: " + ", ".join(f"{k} {v * 100 / whole:.2f} %" for k, v in confidence.items()))

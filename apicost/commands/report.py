@@ -7,9 +7,14 @@ import sys
 from pathlib import Path
 
 from apicost import durable
-from apicost.commands import _months
+from apicost.commands import _conformance, _months
 from apicost.core.rating.statement import Statement
+from apicost.problems import InputError
 from apicost.report import csvfile, export, monthly, render
+from apicost.report.conformance import page
+from apicost.report.conformance.formats import render as render_findings
+from apicost.report.conformance.outcome import Outcome, as_data
+from apicost.store.query import Ledger
 
 DESCRIPTION = """Write what a month cost, by API, operation, consumer and day.
 
@@ -18,6 +23,7 @@ Files in the folder of --out (one folder per month: they are overwritten):
   charges.csv   every charge: bearer, SKU, quantity, unit price, list cost, billed cost
   usage.csv     the usage they were made from
   days.csv      the cost by day
+  findings.csv  what the traffic does that the OpenAPI documents do not say (with -c apicost.yaml)
   report.json   the page's figures for programs (--format json)
 
 The month is one of the price book's time zone. A running daemon is not disturbed."""
@@ -66,24 +72,40 @@ def main(argv: list[str]) -> int:
             damaged=[str(damage) for damage in ledger.damaged],
             api=options.api,
         )
-    written = write(statement, figures, options.out, formats)
+        found = _findings(ledger, sources, statement, options.api)
+    written = write(statement, figures, options.out, formats, found)
     print(render.View(figures).summary, file=sys.stderr)
     for path in written:
         print(path)
     return 0
 
 
-def write(statement: Statement, figures: monthly.Figures, out: Path, formats: list[str]) -> list[Path]:
+def _findings(ledger: Ledger, sources: _months.Sources, statement: Statement, api: str | None) -> Outcome | None:
+    """What the traffic does that the documents do not say; None where no document is known."""
+    if sources.config is None or not any(settings.documents for settings in sources.config.apis):
+        return None
+    _months.say("holding the traffic against the documents")
+    try:
+        return _conformance.of_month(ledger, sources.config, statement, api)
+    except InputError as failure:  # money does not wait for a document to be mended
+        print(f"apicost: the report has no conformance section:\n{failure}", file=sys.stderr)
+        return None
+
+
+def write(
+    statement: Statement, figures: monthly.Figures, out: Path, formats: list[str], found: Outcome | None = None
+) -> list[Path]:
     """Write the files of a report; returns their paths. Raises InputError where the folder can't be written."""
     written = []
     try:
         out.mkdir(parents=True, exist_ok=True)
         if "html" in formats:
             written.append(out / "report.html")
-            durable.write_bytes(written[-1], render.html(figures).encode())
+            view = page.view(found) if found else None
+            durable.write_bytes(written[-1], render.html(figures, view).encode())
         if "json" in formats:
             written.append(out / "report.json")
-            durable.write_bytes(written[-1], render.as_json(figures).encode())
+            durable.write_bytes(written[-1], render.as_json(figures, as_data(found) if found else None).encode())
         if "csv" in formats:
             _months.say(f"writing {figures.charges:,} charges")
             written += [out / "charges.csv", out / "usage.csv", out / "days.csv"]
@@ -91,6 +113,9 @@ def write(statement: Statement, figures: monthly.Figures, out: Path, formats: li
             export.write_usage([statement.usage], statement.period, written[-2], figures.api)
             days = render.day_table(figures)
             csvfile.write(written[-1], days.column_names, [days])
+            if found:
+                written.append(out / "findings.csv")
+                durable.write_bytes(written[-1], render_findings(found, "csv").encode())
     except OSError as failure:
         raise _months.error(str(out), f"can't be written: {failure.strerror}", "the report is not complete",
                             "name a folder that can be written, with space left") from None  # fmt: skip

@@ -12,17 +12,17 @@ import calendar
 import json
 from collections.abc import Mapping
 from fractions import Fraction
-from importlib import resources
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 
 from apicost.core.rating import money
 from apicost.core.rating.days import DayFigure
 from apicost.core.rating.period import utc_text
-from apicost.report import charts
+from apicost.report import charts, templating
+from apicost.report.conformance.page import View as Conformance
 from apicost.report.monthly import Breakdown, Figures, Row, SkuRow
+from apicost.report.templating import percent, size
 
 _METRICS = {
     "batches_received": "Batches of usage lines received",
@@ -49,25 +49,18 @@ _METERS = {
     "llm_completion_tokens": "Completion tokens",
 }
 _LOSSES = ("lines_lost", "lines_dropped", "lines_refused", "ring_lost", "overflow_in_bytes", "overflow_out_bytes")
-_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 CHART_ROWS = 10
 
 
-def html(figures: Figures) -> str:
-    """The page: one file with its style and charts inside."""
-    folder = resources.files("apicost.report") / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "count": lambda n: f"{n:,}", "size": size, "short": short, "percent": percent, "plain": plain_fraction,
-    }  # fmt: skip
+def html(figures: Figures, conformance: Conformance | None = None) -> str:
+    """The page: one file with its style and charts inside. conformance: None where no document is known."""
+    environment = templating.environment()
+    environment.filters["plain"] = plain_fraction
     view = View(figures)
-    return environment.get_template("month.html.j2").render(f=figures, view=view, losses=_LOSSES)
+    return environment.get_template("month.html.j2").render(f=figures, view=view, losses=_LOSSES, c=conformance)
 
 
-def as_json(figures: Figures) -> str:
+def as_json(figures: Figures, conformance: Mapping[str, Any] | None = None) -> str:
     """The same figures for programs: amounts as decimal text, byte counts as integers."""
     view = View(figures)
     out = {
@@ -96,6 +89,7 @@ def as_json(figures: Figures) -> str:
         "app_only_calls": figures.app_only_calls,
         "completeness": None if figures.completeness is None else dict(figures.completeness),
         "damaged": list(figures.damaged), "charges": figures.charges,
+        **({"conformance": conformance} if conformance else {}),
     }  # fmt: skip
     return json.dumps(out, ensure_ascii=False, indent=1) + "\n"
 
@@ -275,30 +269,6 @@ class View:
         return "" if end - first == len(self.f.days) else f"{first + 1} to {end}"
 
 
-def size(count: int) -> str:
-    """Bytes for people, decimal units: 1.50 GB."""
-    for unit, name in _UNITS:
-        if count >= unit:
-            return f"{_rounded(Fraction(count, unit), 2)} {name}"
-    return f"{count:,} B"
-
-
-def short(amount: Fraction | None) -> str:
-    """A unit cost or an exact cost for people: four places, or three digits where that would show none."""
-    if amount is None:
-        return "–"
-    places = 4
-    while amount and places < 18 and amount * 10**places < 100 and amount < 1:
-        places += 1
-    whole, _, rest = _rounded(amount, places).partition(".")
-    return f"{int(whole):,}.{rest}"
-
-
-def percent(part: int, whole: int) -> str:
-    """12.3 %, or a dash where there is no whole."""
-    return f"{_rounded(Fraction(100 * part, whole), 1)} %" if whole else "–"
-
-
 def plain_fraction(amount: Fraction | None) -> str | None:
     """Exact plain decimal text of a fraction whose denominator divides a power of ten."""
     if amount is None:
@@ -309,10 +279,6 @@ def plain_fraction(amount: Fraction | None) -> str | None:
         power, scale = power * 10, scale + 1
     text = money.fixed(amount.numerator * (power // amount.denominator), scale)
     return text.rstrip("0").rstrip(".") if scale else text
-
-
-def _rounded(amount: Fraction, places: int) -> str:
-    return money.fixed(money.half_even(amount * 10**places), places)
 
 
 def _rows(view: View, table: Breakdown) -> list[dict[str, Any]]:

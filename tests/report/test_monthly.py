@@ -19,7 +19,7 @@ from apicost.catalog import prices
 from apicost.core import records
 from apicost.core.rating import period, rate
 from apicost.core.rating.usage_rows import gather
-from apicost.report import explain, export, monthly, render
+from apicost.report import explain, export, monthly, render, templating
 from apicost.store.lake import Lake
 from tests import usage_months
 
@@ -358,4 +358,4 @@ def test_a_lost_part_of_the_ledger_is_said_on_the_page(written, tmp_path):
 )
 def test_small_unit_costs_show_digits(value, text):
     """Four places, or as many as show three digits: a price per request is never 0.0000."""
-    assert render.short(value) == text
+    assert templating.short(value) == text

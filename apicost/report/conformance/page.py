@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
-from importlib import resources
-
-import jinja2
 
 from apicost.core.conformance.finding import RULES, SEVERITIES, Coverage
+from apicost.report import templating
 from apicost.report.conformance.outcome import NS_PER_S, Outcome, cost_words, summary, utc, where
-from apicost.report.render import size
 from apicost.report.terminal import plain
 
 TOP_ROWS = 40
@@ -88,19 +85,8 @@ def view(outcome: Outcome, *, new_only: bool = False, most: int = TOP_ROWS) -> V
 
 def html(outcome: Outcome, *, new_only: bool = False) -> str:
     """One self-contained page."""
-    template = environment().get_template("conformance.html.j2")
+    template = templating.environment().get_template("conformance.html.j2")
     return template.render(c=view(outcome, new_only=new_only, most=2_000), severities=SEVERITIES)
-
-
-def environment() -> jinja2.Environment:
-    """The templates' environment: everything is escaped, nothing undefined prints as empty."""
-    folder = resources.files("apicost.report") / "templates"
-    found = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    found.filters |= {"count": lambda n: f"{n:,}", "size": size}
-    return found
 
 
 def _cost(cost: Fraction | None, currency: str | None, count: int) -> str:
