@@ -27,6 +27,7 @@ import msgspec
 from apicost import durable
 from apicost.catalog import documents
 from apicost.catalog.extract import CHILD_BYTES, CHILD_SECONDS, IN_PROCESS_BYTES, extract
+from apicost.catalog.faults import Found, Read, faults_of
 from apicost.catalog.openapi import ApiSource, places_of
 from apicost.catalog.promises import Promise, Promises, SchemeText, promises
 from apicost.core.conformance.contract import (
@@ -38,6 +39,7 @@ from apicost.core.conformance.contract import (
     Response,
     Scheme,
 )
+from apicost.core.conformance.finding import RULES
 from apicost.core.naming.operations import ANY_HOST, HostPattern, Place
 from apicost.problems import InputError, Problem
 
@@ -62,33 +64,46 @@ def load_contracts(
     api_key_headers, api_key_query: headers and query parameters that the gateway's plugin takes for API keys. A key in
         another header is one that no usage line shows; one in the query is known by the parameter's name.
     """
+    read = read_documents(apis, cache_dir=cache_dir)
     keys = _Keys(frozenset(map(str.lower, api_key_headers)), frozenset(api_key_query))
     operations: dict[Key, Contract] = {}
     bases: dict[Key, int] = {}
-    problems: list[Problem] = []
+    for document in read:
+        schemes = {name: keys.scheme(name, text) for name, text in document.promises.schemes.items()}
+        for extracted, places, promise in document.found:
+            if promise is None:  # what lies beyond a bound: nothing is known, nothing is forbidden
+                promise = Promise(extracted.pointer, query_open=True, request_types=("*/*",))
+            for base, found in _contracts(places, promise, schemes):
+                key = (found.api, found.method, found.path_template)
+                if key not in operations:
+                    operations[key], bases[key] = found, base
+                elif base > bases[key]:  # of two equal templates the matcher takes the longer base
+                    operations[key], bases[key] = _merged(found, operations[key]), base
+                else:
+                    operations[key] = _merged(operations[key], found)
+    contracts = Contracts(
+        operations=operations,
+        faults=tuple(fault for fault in faults_of(read) if fault.rule in RULES),
+        documents={api.id: tuple(str(file) for file in api.documents) for api in apis},
+    )
+    return contracts, tuple(problem for document in read for problem in document.promises.problems)
+
+
+def read_documents(apis: Sequence[ApiSource], *, cache_dir: Path | None = None) -> list[Read]:
+    """The usable documents of some APIs, with their operations where the matcher finds them."""
+    found = []
     for api in apis:
         for file in map(Path, api.documents):
             extraction = extract(file, cache_dir=cache_dir)
-            if not extraction.usable:
-                continue
-            read = _read(file, cache_dir)
-            problems.extend(read.problems)
-            schemes = {name: keys.scheme(name, text) for name, text in read.schemes.items()}
-            by_pointer = {promise.pointer: promise for promise in read.operations}
-            for extracted, places in places_of(api, extraction):
-                promise = by_pointer.get(extracted.pointer)
-                if promise is None:  # what lies beyond a bound: nothing is known, nothing is forbidden
-                    promise = Promise(extracted.pointer, query_open=True, request_types=("*/*",))
-                for base, found in _contracts(places, promise, schemes):
-                    key = (found.api, found.method, found.path_template)
-                    if key not in operations:
-                        operations[key], bases[key] = found, base
-                    elif base > bases[key]:  # of two equal templates the matcher takes the longer base
-                        operations[key], bases[key] = _merged(found, operations[key]), base
-                    else:
-                        operations[key] = _merged(operations[key], found)
-    files = {api.id: tuple(str(file) for file in api.documents) for api in apis}
-    return Contracts(operations=operations, documents=files), tuple(problems)
+            if extraction.usable:
+                promised = _read(file, cache_dir)
+                by_pointer = {promise.pointer: promise for promise in promised.operations}
+                operations = [
+                    Found(extracted, places, by_pointer.get(extracted.pointer))
+                    for extracted, places in places_of(api, extraction)
+                ]
+                found.append(Read(source=api, extraction=extraction, promises=promised, found=operations))
+    return found
 
 
 class _Keys(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ from apicost.problems import InputError, Problem
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
 MAX_OPERATIONS = 200_000  # the largest public document has 16,000
-VERSION = 1  # of the cached form: a change of what is extracted makes old files unread
+VERSION = 2  # of the cached form: a change of what is extracted makes old files unread
 
 IN_PROCESS_BYTES = 128 << 10  # what must be read whole is read here up to this size, beyond in a child
 CHILD_BYTES = 4 << 30  # address space of that child
@@ -64,7 +64,8 @@ class Extracted(msgspec.Struct, frozen=True):
 class Extraction(msgspec.Struct, frozen=True):
     """What one document says.
 
-    usable: False where nothing could be read of it. digests: of the other files that it refers to.
+    usable: False where nothing could be read of it. doubles: operations and ids that stand twice.
+    digests: of the other files that it refers to.
     """
 
     file: str
@@ -74,6 +75,7 @@ class Extraction(msgspec.Struct, frozen=True):
     operations: list[Extracted]
     servers: list[list[Server]]
     problems: list[Problem]
+    doubles: list[Problem] = []
     digests: dict[str, str] = {}
 
 
@@ -223,6 +225,8 @@ class _Walk:
 
     def extraction(self, digest: str) -> Extraction:
         usable = self._document()
+        single = len(self.problems)
+        self._twice()
         places = documents.places(self.path, self.raw, [where for where, *_ in self.problems])
         problems = [
             Problem(place=place, fact=fact, effect=effect, fix=fix)
@@ -237,7 +241,8 @@ class _Walk:
             title or "",
             self.operations,
             self.servers,
-            problems,
+            problems[:single],
+            problems[single:],
             self.resolver.digests,
         )
 
@@ -272,7 +277,6 @@ class _Walk:
                 fact = f"documents more than {MAX_OPERATIONS} operations"
                 self._problem(("paths", key), fact, "what follows is not read", "split the document")
                 break
-        self._twice()
         return True
 
     def _path(self, key: str, item: Any, inherited: int) -> None:

@@ -57,11 +57,15 @@ class Promise(msgspec.Struct, frozen=True):
 
 
 class Promises(msgspec.Struct, frozen=True):
-    """All of one document. digests: of the other files that it refers to."""
+    """All of one document.
+
+    servers_stated: whether it names any server. digests: of the other files that it refers to.
+    """
 
     operations: list[Promise] = []
     schemes: dict[str, SchemeText] = {}
     problems: list[Problem] = []
+    servers_stated: bool = True
     digests: dict[str, str] = {}
 
 
@@ -121,7 +125,9 @@ class _Reader:
             Problem(place=place, fact=fact, effect=effect, fix=fix)
             for place, ((_, fact), (effect, fix)) in zip(places, self.problems.items(), strict=True)
         ]
-        return Promises(found, self.schemes, problems, self.resolver.digests)
+        words = ("host", "basePath") if self.swagger else ("servers",)
+        stated = any(self.data.get(word) for word in words)
+        return Promises(found, self.schemes, problems, stated, self.resolver.digests)
 
     def _problem(self, where: Where, fact: str, effect: str, fix: str) -> None:
         self.problems.setdefault((where, fact), (effect, fix))
