@@ -183,6 +183,34 @@ def test_retries_show_each_try(shared):
     assert longest["response_source"] == "upstream"
 
 
+def test_bytes_that_ai_proxy_hides_are_absent(make_gateway, tmp_path):
+    """Where ai-proxy spoke to the backend by itself, its bytes are unknown, not what nginx has for them."""
+    # What ai-proxy of APISIX 3.13 to 3.18 leaves in the context of a request that it takes.
+    stub = tmp_path / "ai" / "apisix" / "plugins"
+    stub.mkdir(parents=True)
+    (stub / "as-ai-proxy.lua").write_text(
+        'local schema = {type = "object", properties = {}}\n'
+        "local function check_schema() return true end\n"
+        'local _M = {version = 1, priority = 1, name = "as-ai-proxy", schema = schema, check_schema = check_schema}\n'
+        'function _M.access(conf, ctx) if ngx.var.arg_ai then ctx.picked_ai_instance = {name = "one"} end end\n'
+        "return _M\n"
+    )
+
+    def use(content):
+        content["routes"][1]["plugins"] = {"as-ai-proxy": {}}
+
+    plugins = ("as-ai-proxy", "key-auth", "proxy-rewrite", "apicost-logger")
+    gateway = make_gateway(change=use, more_lua=f"{tmp_path}/ai/?.lua;", plugins=plugins)
+    wire = plain(gateway)
+    for path in ("/v1/products", "/v1/products?ai=1"):
+        traffic.request(wire, "GET", "shop.example", path)
+    nginx_s, ai_s = sorted(gateway.sink.wait_for(2), key=lambda line: line["line_no"])
+    assert int(nginx_s["upstream_bytes_sent"]) > 0 and int(nginx_s["upstream_bytes_received"]) > 0
+    assert (ai_s["upstream_bytes_sent"], ai_s["upstream_bytes_received"]) == ("", "")
+    same = ("upstream_addr", "upstream_status", "upstream_scheme", "route_id", "response_source")
+    assert [ai_s[name] for name in same] == [nginx_s[name] for name in same]
+
+
 def test_no_answer_from_any_upstream_is_nginx_own(make_gateway, upstreams):
     """A 502 that nginx made has response_source nginx, emulated 3.18 and 3.2 alike."""
 

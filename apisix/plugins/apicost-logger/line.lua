@@ -63,6 +63,7 @@ local have_ffi = pcall(ffi.cdef, [[
     void *apicost_wbio(void *ssl) __asm__("SSL_get_wbio");
     uint64_t apicost_bio_read(void *bio) __asm__("BIO_number_read");
     uint64_t apicost_bio_written(void *bio) __asm__("BIO_number_written");
+    int apicost_pending(void *ssl) __asm__("SSL_has_pending");
 ]]) or pcall(function() return ffi.typeof("struct apicost_time") end)
 
 local function symbol(name)
@@ -287,9 +288,13 @@ local ssl_of = symbol("apicost_ssl") and symbol("apicost_bio_written") and symbo
     and symbol("apicost_wbio") and symbol("apicost_bio_read") and C.apicost_ssl
 local ssl_err = ffi.new("char *[1]")
 
+local has_pending = symbol("apicost_pending") and C.apicost_pending  -- OpenSSL 1.1.0
+
 -- Bytes that OpenSSL has read from and written to the client's socket so far, or nil. In the log phase
--- nginx has flushed its TLS buffer, so that this response is in them; a pipelined next request may be
--- in the first one already. A NULL pointer is no `nil` in Lua: it has to be compared.
+-- nginx has flushed its TLS buffer, so that this response is in them. "" for those read where OpenSSL
+-- holds bytes of what comes next: it reads on as far as its buffer goes, and a body that nginx throws
+-- away often comes in together with the next request. A NULL pointer is no `nil` in Lua: it has to be
+-- compared.
 local function tls_bytes(r)
     if not ssl_of then
         return nil
@@ -302,7 +307,11 @@ local function tls_bytes(r)
     if rbio == nil or wbio == nil then
         return nil
     end
-    return tonumber(C.apicost_bio_read(rbio)), tonumber(C.apicost_bio_written(wbio))
+    local written = tonumber(C.apicost_bio_written(wbio))
+    if has_pending and has_pending(ssl) ~= 0 then
+        return "", written
+    end
+    return tonumber(C.apicost_bio_read(rbio)), written
 end
 
 
@@ -468,8 +477,14 @@ return function(buf, ctx, n, now_us, base_us)
         value = texts.now[tries] or texts.get(tries)
         buf:put("\t", value, "\t")
         $COPY(upstream_status) buf:put("\t")
-        $COPY(upstream_bytes_sent) buf:put("\t")
-        $COPY(upstream_bytes_received) buf:put("\t")
+        -- ai-proxy speaks to the model by itself and tells nginx of address, status and times alone:
+        -- the zeros that nginx then has for bytes are not known to be true.
+        if ctx.picked_ai_instance then
+            buf:put("\t\t")
+        else
+            $COPY(upstream_bytes_sent) buf:put("\t")
+            $COPY(upstream_bytes_received) buf:put("\t")
+        end
         $COPY(upstream_connect_time) buf:put("\t")
         $COPY(upstream_response_time) buf:put("\t")
     else
