@@ -89,3 +89,10 @@ def test_what_duckdb_spilled_before_a_kill_goes_with_the_next_session(tmp_path):
         assert connection.execute("select 1").fetchall() == [(1,)]
         assert left not in names(tmp_path)
     assert names(tmp_path) == []
+
+
+def test_nothing_makes_a_temporary_folder_of_its_own():
+    """Every passing folder of the program is one that the next start clears up."""
+    found = [path.name for path in (ROOT / "apicost").rglob("*.py") if "mkdtemp" in path.read_text()]
+    found += [path.name for path in (ROOT / "apicost").rglob("*.py") if "TemporaryDirectory" in path.read_text()]
+    assert found == ["scratch.py"]

@@ -19,10 +19,8 @@ import errno
 import json
 import os
 import resource
-import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ if __name__ == "__main__":
     # Last on the path: the environment's packages must not hide Debian's (PyPI has another `bcc`).
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from apicost import scratch
 from apicost.ingest import bpfsys
 
 HOOKS = {
@@ -151,27 +150,25 @@ def compile_probe(options: dict[str, Any]) -> Any:
     source = Path(options["sources"]) / "flow_probe.c"
     if not source.exists():
         raise Refused(f"the probe's source is not at {source}", "install apicost anew")
-    tree = Path(tempfile.mkdtemp(prefix="apicost-headers-"))
     try:
-        write_headers(tree)
-        os.environ["BCC_KERNEL_SOURCE"] = str(tree)
-        flags = [
-            f"-I{options['sources']}",
-            f"-DSEATS={int(options['seats'])}",
-            f"-DFLOW_ENTRIES={int(options['flow_entries'])}",
-            f"-DHANDSHAKE_ENTRIES={int(options['handshake_entries'])}",
-            f"-DBATCHES={int(options['batches'])}",
-            f"-DRING_PAGES={int(options['ring_bytes']) // resource.getpagesize()}",
-            "-Wno-macro-redefined",
-        ]
-        return bcc.BPF(src_file=str(source), cflags=flags)
+        with scratch.folder("headers") as tree:
+            write_headers(tree)
+            os.environ["BCC_KERNEL_SOURCE"] = str(tree)
+            flags = [
+                f"-I{options['sources']}",
+                f"-DSEATS={int(options['seats'])}",
+                f"-DFLOW_ENTRIES={int(options['flow_entries'])}",
+                f"-DHANDSHAKE_ENTRIES={int(options['handshake_entries'])}",
+                f"-DBATCHES={int(options['batches'])}",
+                f"-DRING_PAGES={int(options['ring_bytes']) // resource.getpagesize()}",
+                "-Wno-macro-redefined",
+            ]
+            return bcc.BPF(src_file=str(source), cflags=flags)
     except Exception as error:
         raise Refused(
             f"bcc could not compile the probe: {error}",
             "see the compiler's words above; bcc 0.26 on Debian 12 is known to work",
         ) from None
-    finally:
-        shutil.rmtree(tree, ignore_errors=True)
 
 
 def load_programs(module: Any) -> dict[str, int]:
