@@ -74,6 +74,7 @@ class Compaction:
         # Names of new files: no two runs that commit anything have the same number.
         self._number = int(catalogue.rows("select coalesce(max(seq), 0) from sqlite_sequence")[0][0])
         self._made = 0
+        self._rolled_days: set[int] = set()
 
     def run(self) -> None:
         listing = self._catalogue.segments()
@@ -119,7 +120,8 @@ class Compaction:
         by_quarter = self._sum_up(finest, QUARTER_S)
         by_day = self._sum_up([by_quarter], DAY_S)
         self._swap(found, [*made, by_quarter, by_day], proof=facts)
-        self.outcome.rolled_days += 1
+        self._rolled_days.add(of_day[0].day_unix_s)
+        self.outcome.rolled_days = len(self._rolled_days)
 
     def _completeness(self, of_day: Sequence[Segment], settled: bool) -> None:
         found = [s for s in of_day if s.kind == "completeness"]

@@ -11,14 +11,14 @@ from apicost.core.meter import coarsen, meter
 from tests.store.batches import SCOPES, same, spoken_batches
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spoken_batches)
 def test_shapes_added_up_are_usage(batch):
     """Added up by the keys of usage, shapes are what the meter makes, byte for byte."""
     assert same(usage_of(shapes(batch, SCOPES)), meter(batch, SCOPES))
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spoken_batches, st.lists(st.integers(0, 12), max_size=4), st.randoms(use_true_random=False))
 def test_shapes_of_parts_merge_to_the_whole(batch, cuts, random):
     """However exchanges were split and whatever order they came in: one and the same."""
@@ -32,7 +32,7 @@ def test_shapes_of_parts_merge_to_the_whole(batch, cuts, random):
     assert same(merge([whole]), whole)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spoken_batches)
 def test_longer_buckets_are_the_same_shapes(batch):
     """Shapes by the quarter hour are shapes by the minute put together, and so is their usage."""
@@ -41,7 +41,7 @@ def test_longer_buckets_are_the_same_shapes(batch):
     assert same(usage_of(by_quarter), coarsen(meter(batch, SCOPES), bucket_s=900))
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spoken_batches)
 def test_keys_are_unique_and_sorted(batch):
     """One row per key, null before text, text by code points."""
@@ -50,7 +50,7 @@ def test_keys_are_unique_and_sorted(batch):
     assert ordered == sorted(ordered) and len(set(keys)) == len(keys)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(spoken_batches)
 def test_sizes_lie_in_their_class(batch):
     """Least and most response are of the row's size class; rows without one have none above zero."""
