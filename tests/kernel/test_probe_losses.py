@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -105,6 +106,34 @@ def test_a_small_ring_read_often_loses_nothing(folder):
     turns = [row for row in rows if row["kind"] == SnapshotKind.TURN]
     assert [row["turn"] for row in turns] == list(range(499))
     assert len({row["seq"] for row in turns}) == 499
+
+
+def test_turns_of_connections_on_all_cpus_come_once(folder):
+    """8 clients at once on whichever CPU there is, read meanwhile: each turn of each connection, none twice."""
+    rows = []
+    with lab.server(folder) as port, Probe.open(Options(cgroup=folder)) as probe:
+
+        def client(number: int) -> None:
+            os.sched_setaffinity(0, {number % os.cpu_count()})  # of this thread
+            with connect(port) as sock:
+                for _ in range(150):
+                    lab.ask(sock, 50, 100)
+
+        talk = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        for thread in talk:
+            thread.start()
+        while any(thread.is_alive() for thread in talk):
+            rows += probe.read().to_pylist()
+            time.sleep(0.002)
+        rows += probe.read(final=True).to_pylist()
+        losses = probe.losses()
+    turns: dict[int, list[int]] = {}
+    for row in rows:
+        if row["kind"] == SnapshotKind.TURN:
+            turns.setdefault(row["flow"], []).append(row["turn"])
+    assert len(turns) == 8
+    assert all(found == list(range(149)) for found in turns.values())
+    assert (losses["ring_records"], losses["ring_lost"]) == (8 * 149, 0)
 
 
 def test_nothing_stays_attached_after_a_kill(folder):
