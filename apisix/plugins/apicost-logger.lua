@@ -112,6 +112,22 @@ local metadata_schema = {
     },
 }
 
+-- What settings are checked against. A check writes the schema's defaults into what it checks; in the metadata
+-- they would stand as if somebody had set them, and hide `plugin_attr`. So this one has none.
+local checked_schema = {
+    type = "object",
+    properties = {},
+}
+for name, rule in pairs(metadata_schema.properties) do
+    local copy = {}
+    for key, value in pairs(rule) do
+        if key ~= "default" then
+            copy[key] = value
+        end
+    end
+    checked_schema.properties[name] = copy
+end
+
 
 local _M = {
     version = 0.1,
@@ -124,7 +140,7 @@ local _M = {
 
 function _M.check_schema(conf, schema_type)
     if schema_type == core.schema.TYPE_METADATA then
-        return core.schema.check(metadata_schema, conf)
+        return core.schema.check(checked_schema, conf)
     end
 
     return core.schema.check(schema, conf)
@@ -157,7 +173,7 @@ local function settings()
             end
         end
     end
-    local valid, err = core.schema.check(metadata_schema, merged)
+    local valid, err = core.schema.check(checked_schema, merged)
     if not valid then
         core.log.error("apicost-logger: settings of plugin_attr and metadata refused, ",
                        in_force and "the former ones stay" or "defaults are used", ": ", err)

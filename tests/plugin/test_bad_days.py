@@ -304,6 +304,23 @@ def test_plugin_attr_is_the_node_and_metadata_wins(make_gateway):
     assert {header["count"] for header in headers} == {2}
 
 
+def test_metadata_hides_only_what_it_sets(make_gateway):
+    """plugin_attr stays in force for a setting that has a default and that the metadata leaves out."""
+
+    def attr(content):
+        content["plugin_attr"] = {"apicost-logger": {"batch_max_lines": 3, "api_key_headers": ["x-node"]}}
+
+    gateway = make_gateway(change=attr)
+    wire = traffic.Connection(("127.0.0.1", gateway.http_port))
+    for _ in range(6):
+        traffic.request(wire, "GET", "shop.example", "/v1/products", headers={"X-Node": "k", "X-Api-Key": "k"})
+    lines = gateway.sink.wait_for(6)
+    assert {header["count"] for header, _ in gateway.sink.batches().values()} == {3}
+    assert {line["auth_kinds"] for line in lines} == {"apikey"}
+    traffic.request(wire, "GET", "shop.example", "/v1/products", headers={"X-Api-Key": "k"})
+    assert gateway.sink.wait_for(7)[-1]["auth_kinds"] == ""
+
+
 def test_a_killed_worker_loses_only_what_was_not_sent(make_gateway):
     """kill -9 of a worker: what was acknowledged is there once, the new worker counts anew."""
     gateway = make_gateway()
