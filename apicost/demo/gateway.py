@@ -373,7 +373,11 @@ class ApisixGateway(Gateway):
                 "ssl": {"enable": True, "listen": [https]},
             },
             "deployment": {"role": "data_plane", "role_data_plane": {"config_provider": "yaml"}},
-            "nginx_config": {"worker_processes": self._workers, "error_log_level": self._log_level},
+            "nginx_config": {
+                "worker_processes": self._workers,
+                "worker_shutdown_timeout": "5s",
+                "error_log_level": self._log_level,
+            },
             "plugins": self.content["plugins"],
         }
         if os.geteuid() == 0:
