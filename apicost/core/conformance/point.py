@@ -89,13 +89,11 @@ def _request_types(traffic: Traffic, held: Mask) -> Iterator[Draft]:
             f"add {media_type} to the content of the request body of {name_of(contract)}, or have clients send "
             f"{', '.join(contract.request_types)}"
         )
-        pointer = f"{contract.pointer}/requestBody"
         yield of_operation(
             "undocumented-content-type",
             contract,
             groups.rows(number),
             detail=f"request {media_type}",
-            pointer=pointer,
             fix=fix,
         )
 

@@ -148,7 +148,7 @@ def _sizes(traffic: Traffic, held: Mask, settings: Settings) -> Iterator[Draft]:
             contract,
             groups.rows(*(number for _, number in far)),
             detail="responses far above the usual size",
-            pointer=f"{contract.pointer}/responses",
+            pointer=f"{contract.pointer}/responses" if contract.responses else contract.pointer,
             fix=fix,
         )
 
