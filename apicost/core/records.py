@@ -79,7 +79,7 @@ _I16, _I32, _I64 = pa.int16(), pa.int32(), pa.int64()
 
 FLOW = _columns(
     ("flow", _U64, "", "socket cookie: unique while the kernel runs"),
-    ("seq", _U64, "", "ring record number; 0 for a sweep of the table"),
+    ("seq", _U64, "", "finished turns: batch of a CPU << 40 | number in it, from 1; 0 for a sweep"),
     ("kind", _U8, "SnapshotKind", "why this snapshot was taken"),
     ("turn", _U32, "", "index of the turn that these counters end with, from 0"),
     ("role", _U8, "Role", "side of the gateway"),
@@ -154,7 +154,7 @@ LINE = _columns(
         "tls_read_bytes",
         _I64,
         "B",
-        "read from the connection's socket by the TLS layer so far; -1 not readable",
+        "read from the connection's socket by the TLS layer so far; -1 not readable, or ahead of the request",
     ),
     ("tls_written_bytes", _I64, "B", "written to it so far; -1 not readable"),
     ("method", TEXT, "", ""),
