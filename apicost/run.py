@@ -100,11 +100,18 @@ class Pipeline:
         the batches saves their memory.
         """
         step = correlate.correlate(
-            self.carry, flows, lines, clock=clock, now_mono_ns=now_mono_ns, settings=self.settings, final=final
+            self.carry,
+            flows,
+            lines,
+            clock=clock,
+            now_mono_ns=now_mono_ns,
+            settings=self.settings,
+            final=final,
+            with_parts=False,
         )
         del flows, lines
         exchanges, carry, counts = step.exchanges, step.carry, step.counts
-        del step  # its parts prove conservation; nobody keeps them
+        del step
         named = match.name_exchanges(exchanges, knowledge.index, node=self.node)
         del exchanges
         # Grouped once, at the finest key: usage is its shapes with fewer keys.

@@ -150,6 +150,7 @@ def correlate(
     now_mono_ns: int,
     settings: Settings,
     final: bool = False,
+    with_parts: bool = True,
 ) -> Step:
     """One step of the join.
 
@@ -157,6 +158,7 @@ def correlate(
     lines each once.
     now_mono_ns: up to when the input is complete, apart from what is late; waits are measured against it.
     final: give out everything now; of open flows only the counters stay in the carry.
+    with_parts: make `Step.parts`, which proves conservation and which nobody keeps; else it has no rows.
 
     The carry that comes in isn't changed: a step can be repeated.
     """
@@ -187,6 +189,7 @@ def correlate(
         ),
         final=final,
     )
+    del own_flows, upstream_flows
     legs = Legs.concat([carry.legs, down.legs])
     parts = LineParts.concat([carry.parts, down.parts])
     tries = Settled.concat([carry.tries, up.settled])
@@ -216,6 +219,7 @@ def correlate(
         identities=identities,
         identity_ids=identity_ids,
         clock=clock,
+        with_parts=with_parts,
     )
     gone = ids[ready]
     still_named = np.union1d(down.state.flows.last_line, up.state.flows.last_line)

@@ -58,6 +58,7 @@ def rows(
     identities: pa.Table,
     identity_ids: I64,
     clock: Clock,
+    with_parts: bool = True,
 ) -> Rows:
     """The rows of lines that are ready, and of bytes without a line.
 
@@ -65,7 +66,7 @@ def rows(
     identities: where overhead rows find the request that they are booked to.
     """
     ids: I64 = np.asarray(records.numbers(lines, "line_id"), np.int64) if len(lines) else np.zeros(0, np.int64)
-    exchanges, exchange_parts = _exchanges(lines, ids, legs, parts, tries, clock)
+    exchanges, part_tables = _exchanges(lines, ids, legs, parts, tries, clock, with_parts)
     others = LooseParts.concat(
         [
             loose,
@@ -82,7 +83,7 @@ def rows(
             ),
         ]
     )
-    tables, part_tables = [exchanges], [exchange_parts]
+    tables = [exchanges]
     overhead = others.kind == RowKind.OVERHEAD
     known = np.isin(others.line_id, identity_ids)
     booked = others.take(overhead & known)
@@ -93,24 +94,25 @@ def rows(
     for batch in (booked, free):
         if len(batch):
             tables.append(_loose(batch, identities if batch is booked else None, identity_ids, clock))
-            part_tables.append(
-                _part_table(batch.flow, batch.role, batch.kind, offset + np.arange(len(batch)), batch.counts)
-            )
+            if with_parts:
+                row = offset + np.arange(len(batch))
+                part_tables.append(_part_table(batch.flow, batch.role, batch.kind, row, batch.counts))
             offset += len(batch)
     return Rows(
         exchanges=pa.concat_tables(tables),
-        parts=pa.concat_tables(part_tables),
+        parts=pa.concat_tables([_PART_SCHEMA.empty_table(), *part_tables]),
         overhead_rows=len(booked),
         unattributed_rows=len(free),
     )
 
 
 def _exchanges(
-    lines: pa.Table, ids: I64, legs: Legs, parts: LineParts, tries: Settled, clock: Clock
-) -> tuple[pa.Table, pa.Table]:
+    lines: pa.Table, ids: I64, legs: Legs, parts: LineParts, tries: Settled, clock: Clock, with_parts: bool
+) -> tuple[pa.Table, list[pa.Table]]:
     size = len(ids)
+    part_tables: list[pa.Table] = []
     if size == 0:
-        return _SCHEMA.empty_table(), _PART_SCHEMA.empty_table()
+        return _SCHEMA.empty_table(), part_tables
     columns: dict[str, Any] = {name: lines.column(name) for name in SAME}
     columns["kind"] = np.full(size, RowKind.EXCHANGE, np.uint8)
     columns["role"] = np.full(size, Role.DOWNSTREAM, np.uint8)
@@ -138,8 +140,9 @@ def _exchanges(
     columns |= _leg("downstream", leg.flow, down, overhead[:, 0] + overhead[:, 1], leg.confidence)
     columns["downstream_in_app_bytes"] = lines.column("request_bytes")
     columns["downstream_out_app_bytes"] = lines.column("response_bytes")
-    chosen = parts.take(here)
-    part_tables = [_part_table(chosen.flow, chosen.role, chosen.kind, at, chosen.counts)]
+    if with_parts:
+        chosen = parts.take(here)
+        part_tables.append(_part_table(chosen.flow, chosen.role, chosen.kind, at, chosen.counts))
 
     at, here = _rows_of(ids, tries.line_id)
     tries = tries.take(here)
@@ -159,17 +162,18 @@ def _exchanges(
     columns["upstream_out_app_bytes"] = lines.column("attempts_sent_bytes")
     columns["upstream_in_app_bytes"] = lines.column("attempts_received_bytes")
     found = tries.flow > 0
-    some = tries.take(found)
-    part_tables.append(
-        _part_table(
-            some.flow,
-            np.full(len(some), Role.UPSTREAM, np.uint8),
-            np.full(len(some), RowKind.EXCHANGE, np.uint8),
-            at[found],
-            some.counts,
+    if with_parts:
+        some = tries.take(found)
+        part_tables.append(
+            _part_table(
+                some.flow,
+                np.full(len(some), Role.UPSTREAM, np.uint8),
+                np.full(len(some), RowKind.EXCHANGE, np.uint8),
+                at[found],
+                some.counts,
+            )
         )
-    )
-    return _table(columns), pa.concat_tables(part_tables)
+    return _table(columns), part_tables
 
 
 def _worst(size: int, at: I64, tries: Settled) -> np.ndarray:
