@@ -1,7 +1,8 @@
 """Memory of the sidecar at a steady rate of real requests, and whether it stays flat.
 
-A gateway with the plugin in a cgroup with the probe, an nginx that answers behind it, wrk in front with a delay
-per connection that makes the rate. The daemon's resident set is read once a second.
+A gateway with the plugin in a cgroup with the probe, an nginx that answers behind it, wrk in front, which sends
+request number n when n / rate seconds are over. The daemon's resident set is read ten times a second; its peak
+is the kernel's own (VmHWM, begun anew when the load begins), so that no short step is missed.
 
     python bench/daemon_memory.py [--rate 5000] [--seconds 600]
 """
@@ -12,13 +13,22 @@ import argparse
 import contextlib
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+
+from apicost.core.records import Confidence, RowKind
 from apicost.demo import gateway, live
+from apicost.store.catalogue import Catalogue
+
+EVERY_S = 0.1
 
 BACKEND = """daemon off; pid {folder}/backend.pid; error_log {folder}/backend.log; worker_processes 1;
 events {{ worker_connections 2048; }}
@@ -26,8 +36,18 @@ http {{ access_log off; keepalive_requests 1000000; client_body_temp_path {folde
 fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
 server {{ listen 127.0.0.1:{port}; location / {{ return 200 "{body}"; }} }} }}
 """
-SCRIPT = """local n = 0
-function delay() return {delay_ms} end
+SCRIPT = """local ffi = require "ffi"
+ffi.cdef "typedef struct {{ long s; long ns; }} moment; int clock_gettime(int clock, moment *now);"
+local now, started, asked, n = ffi.new("moment"), nil, 0, 0
+local function seconds()
+  ffi.C.clock_gettime(1, now)
+  return tonumber(now.s) + tonumber(now.ns) / 1e9
+end
+function delay()
+  started = started or seconds()
+  asked = asked + 1
+  return math.max(0, math.ceil(1000 * (asked / {rate} - (seconds() - started))))
+end
 function request()
   n = n + 1
   return wrk.format("GET", "/v1/products/sku-" .. (n % 500), {{["Host"] = "shop.example"}})
@@ -60,6 +80,29 @@ def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
 
 
+def peak_mb(pid: int, *, begin: bool = False) -> float:
+    """The most that was resident since the last call with `begin`."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    if begin:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc(5)
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e6  # type: ignore[union-attr]
+
+
+def upstream_shares(ledger: Path) -> dict[str, float]:
+    """Of the requests that went to the backend, the share with each confidence."""
+    with Catalogue.open(ledger) as catalogue:
+        files = [ledger / segment.name for segment in catalogue.segments("exchanges")]
+    found: Counter[int] = Counter()
+    for path in files:
+        rows = pq.read_table(path, columns=["kind", "attempts", "upstream_confidence"])
+        mine = (rows["kind"].to_numpy() == RowKind.EXCHANGE) & (rows["attempts"].to_numpy() > 0)
+        for grade, count in zip(
+            *np.unique(rows["upstream_confidence"].to_numpy()[mine], return_counts=True), strict=True
+        ):
+            found[int(grade)] += int(count)
+    return {Confidence(grade).name.lower(): round(count / found.total(), 5) for grade, count in sorted(found.items())}
+
+
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / 100
@@ -81,22 +124,26 @@ def main() -> int:
         content = gateway.resources(Addresses(address), sidecar.plugin_metadata())
         served = stack.enter_context(gateway.Gateway(folder / "gateway", content, cgroup=cgroup))
         script = folder / "load.lua"
-        script.write_text(SCRIPT.format(delay_ms=round(1000 * connections / options.rate)))
+        script.write_text(SCRIPT.format(rate=options.rate))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{options.seconds}s", "-s", str(script)]
         url = f"http://127.0.0.1:{served.http_port}/"
         pid = int(str(sidecar.ready["pid"]))
+        idle = resident_mb(pid)
+        peak_mb(pid, begin=True)
         load = subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True)
         samples: list[float] = []
         started, cpu_before = time.monotonic(), cpu_s(pid)
         while load.poll() is None:
             samples.append(resident_mb(pid))
-            time.sleep(1)
+            time.sleep(EVERY_S)
+        peak = peak_mb(pid)
         seconds, cpu = time.monotonic() - started, cpu_s(pid) - cpu_before
         text = load.stdout.read() if load.stdout else ""
         requests = int(re.search(r"(\d+) requests in", text).group(1))  # type: ignore[union-attr]
         metrics = sidecar.settle(requests)
+        sidecar.stop()
         # The first minute warms caches up; then each third should look like the others.
-        steady = samples[min(60, len(samples) // 3) :]
+        steady = samples[min(round(60 / EVERY_S), len(samples) // 3) :]
         third = max(1, len(steady) // 3)
         print(
             json.dumps(
@@ -104,11 +151,15 @@ def main() -> int:
                     "requests": requests,
                     "requests_per_s": round(requests / seconds),
                     "calls_in_ledger": int(metrics["apicost_calls_total"]),
-                    "resident_mb_max": round(max(samples), 1),
+                    "resident_mb_idle": round(idle, 1),
+                    "resident_mb_peak": round(peak, 1),
+                    "resident_mb_median": round(statistics.median(steady), 1),
+                    "resident_mb_99_percent": round(statistics.quantiles(steady, n=100)[98], 1),
                     "resident_mb_first_third": round(sum(steady[:third]) / third, 1),
                     "resident_mb_last_third": round(sum(steady[-third:]) / third, 1),
                     "daemon_cpu_share_of_a_core": round(cpu / seconds, 3),
                     "seconds": round(seconds),
+                    "upstream_shares": upstream_shares(folder / "state" / "ledger"),
                 }
             )
         )

@@ -72,6 +72,7 @@ class Register:
         try:
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
+            self._db.execute("pragma cache_size = -256")  # kB: what is read often is small
             self._db.executescript(_TABLES)
             self._db.execute("insert or ignore into meta values ('spool', ?)", (secrets.token_hex(4),))
             self._db.execute("insert or ignore into meta values ('since_unix_ms', ?)", (str(now_unix_ms),))

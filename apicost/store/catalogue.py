@@ -93,6 +93,7 @@ class Catalogue:
             # WAL lets readers go on while a step is written; FULL makes a commit durable when it returns.
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = full")
+            connection.execute("pragma cache_size = -256")  # kB: what is read often is small
             connection.execute(f"pragma journal_size_limit = {64 << 20}")
             catalogue = cls(folder, connection)
             catalogue._prepare()
