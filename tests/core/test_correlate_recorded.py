@@ -120,4 +120,15 @@ def test_a_carry_survives_its_tables() -> None:
     assert one.parts.to_pydict() == two.parts.to_pydict()
 
 
+def test_without_the_proof_the_rest_is_the_same() -> None:
+    """Leaving out the parts, which only prove conservation, changes no row and no carry."""
+    case = load(EXCERPT / "early-plain")
+    options = {"clock": case.clock, "settings": SETTINGS, "now_mono_ns": 0, "final": True}
+    proved = correlate(Carry.empty(), case.flows, case.lines, **options)
+    bare = correlate(Carry.empty(), case.flows, case.lines, with_parts=False, **options)
+    assert len(proved.parts) > 0 and len(bare.parts) == 0
+    assert bare.exchanges.equals(proved.exchanges)
+    assert bare.counts == proved.counts and bare.carry.to_tables() == proved.carry.to_tables()
+
+
 assert Path(EXCERPT).is_dir()
