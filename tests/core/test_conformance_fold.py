@@ -3,11 +3,12 @@
 import re
 from urllib.parse import quote
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from apicost.core.conformance.fold import LONGEST, MOST_SEGMENTS, fold, printable
+from apicost.core.conformance.fold import LONGEST, MOST_SEGMENTS, fold, fold_all, printable
 from apicost.core.naming import paths
 
 FOLDED = {
@@ -81,10 +82,12 @@ def test_nothing_that_cannot_be_shown_gets_through():
 
 _pieces = st.one_of(
     st.sampled_from([*FOLDED, *KEPT, ".", "..", "%2e", "%", "%zz", "\u202e", "\x7f", "Ab1" * 7]),
-    st.text(max_size=70),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=70),
     st.from_regex(r"[A-Za-z0-9+_.:@%=-]{0,70}", fullmatch=True),
 )
-any_path = st.lists(_pieces, max_size=30).map(lambda parts: "/" + "/".join(parts)) | st.text(max_size=80)
+any_path = st.lists(_pieces, max_size=30).map(lambda parts: "/" + "/".join(parts)) | st.text(
+    st.characters(exclude_categories=["Cs"]), max_size=80
+)
 
 
 @given(any_path)
@@ -96,6 +99,18 @@ def test_a_folded_path_is_short_printable_and_final(path):
     assert len(folded) <= LONGEST and folded.isprintable()
     assert fold(folded) == folded
     assert folded.count("/") <= MOST_SEGMENTS + 1
+
+
+@given(st.lists(any_path, max_size=9))
+@example(["/1111111111111111/2222222222222222/3"])
+@example(
+    ["/{}/{}".format(*["3F2504E0-4F89-11D3-9A0C-0305E82C3301"] * 2), "/deadbeefdeadbeef/deadbeefdeadbeef\n", "/1\n"]
+)
+def test_a_column_is_folded_as_its_paths_are(few):
+    """Folding many at once is folding each, few or thousands."""
+    for some in (few, [*few, *(f"/{n:x}/{n}/{n}/{n:016x}/{n:016x}" for n in range(99))]):
+        places, folded = fold_all(pa.array(some, pa.string()))
+        assert [folded[place] for place in places] == [fold(path) for path in some]
 
 
 @given(st.lists(_pieces.filter(lambda s: not re.search("[/?#]", s)), min_size=1, max_size=20))

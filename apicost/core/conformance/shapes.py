@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from apicost.core import grouping, meter, records
-from apicost.core.conformance.fold import fold, printable
+from apicost.core.conformance.fold import fold_all, printable
 from apicost.core.grouping import Codes, Groups, Ints
 from apicost.core.records import RowKind
 from apicost.core.scopes import Scopes
@@ -51,7 +51,7 @@ def shapes(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int = 60) -> pa.Tab
     out_app_bytes = np.where(request, _ints(exchanges, "downstream_out_app_bytes"), -1)
     keys |= {
         "host": _bounded(exchanges, "host", lambda text: printable(text)[:LONGEST_HOST]),
-        "path": _changed(exchanges, "path", fold, ~meter.is_value(keys["match_state"], "matched")),
+        "path": _folded(exchanges, ~meter.is_value(keys["match_state"], "matched")),
         "query_names": _bounded(exchanges, "query_names", _names),
         "status": _status(_ints(exchanges, "status")),
         "response_source": records.codes(exchanges, "response_source"),
@@ -152,18 +152,18 @@ def _bounded(table: pa.Table, name: str, change: Callable[[str], str]) -> Codes:
     return (codes, values) if after == values else _renumbered(codes, after)
 
 
-def _changed(table: pa.Table, name: str, change: Callable[[str], str], where: npt.NDArray[np.bool_]) -> Codes:
-    """A TEXT column with its values changed in some rows, and null in the others.
+def _folded(table: pa.Table, where: npt.NDArray[np.bool_]) -> Codes:
+    """The column `path` folded in some rows, and null in the others.
 
     Only values in use there are looked at: a batch may have as many paths as requests, most of them matched.
     """
-    column: Any = table.column(name).unify_dictionaries().combine_chunks()
+    column: Any = table.column("path").unify_dictionaries().combine_chunks()
     codes: npt.NDArray[np.int32] = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     codes = np.where(where, codes, np.int32(-1))
     used = np.unique(codes)
     used = used[used >= 0]
-    after = [change(value) for value in column.dictionary.take(pa.array(used)).to_pylist()]
-    return _renumbered(np.where(codes >= 0, np.searchsorted(used, codes), -1), after)
+    places, after = fold_all(column.dictionary.take(pa.array(used)))
+    return _renumbered(np.append(places, np.int32(-1))[np.where(codes >= 0, np.searchsorted(used, codes), -1)], after)
 
 
 def _renumbered(codes: npt.NDArray[np.integer], values: list[str]) -> Codes:
