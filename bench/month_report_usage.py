@@ -65,6 +65,11 @@ def quarters_of_day(rng, day, share, keys):
     calls = rng.poisson(np.tile(np.concatenate((share * weight, others * 0.5)), 96)) + (group >= BUSY)
     keep = calls > 0
     group, start, calls = group[keep], start[keep], calls[keep].astype(np.int64)
+    return table(start, group, calls, keys, rng)
+
+
+def table(start, group, calls, keys, rng):
+    """Usage of so many calls by time and group: bytes, packets and durations drawn for each row."""
     sums = dict.fromkeys(meter.SUMS, np.zeros(len(calls), np.int64))
     sums |= {"calls": calls, "attempts": calls, "duration_ms": calls * rng.integers(5, 500, len(calls))}
     for leg in records.LEGS:

@@ -58,12 +58,28 @@ began = time.monotonic()
 from apicost import cli
 code = cli.main()  # as the command: its process is its own
 used = resource.getrusage(resource.RUSAGE_SELF)
-print("figures", code, time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024)
+# Not ru_maxrss: that counts the parent's memory at the fork.
+peak_mb = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024
+print("figures", code, time.monotonic() - began, used.ru_utime + used.ru_stime, peak_mb)
 """
 
 
+def run(arguments, scratch):
+    """One command in a process of its own; its figures."""
+    command = [sys.executable, "-c", CHILD, *arguments]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    code, wall, cpu, peak = ran.stdout.splitlines()[-1].split()[1:]
+    return {
+        "exit_code": int(code),
+        "wall_s": round(float(wall), 1),
+        "cpu_s": round(float(cpu), 1),
+        "peak_mb": int(peak),
+        "file_bytes": {path.name: path.stat().st_size for path in sorted(Path(scratch, "out").iterdir())},
+    }
+
+
 def measure(ledger, zone, formats):
-    """One report in a process of its own; its figures."""
+    """One report; its figures."""
     with tempfile.TemporaryDirectory(prefix="apicost-bench-") as scratch:
         book = Path(scratch) / "prices.yaml"
         book.write_text(BOOK.format(zone=zone))
@@ -78,17 +94,7 @@ def measure(ledger, zone, formats):
             "--format",
             formats,
         ]
-        command = [sys.executable, "-c", CHILD, *arguments, "--out", f"{scratch}/out"]
-        ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-        code, wall, cpu, peak = ran.stdout.splitlines()[-1].split()[1:]
-        sizes = {path.name: path.stat().st_size for path in sorted(Path(scratch, "out").iterdir())}
-    return {
-        "exit_code": int(code),
-        "wall_s": round(float(wall), 1),
-        "cpu_s": round(float(cpu), 1),
-        "peak_mb": int(peak),
-        "file_bytes": sizes,
-    }
+        return run([*arguments, "--out", f"{scratch}/out"], scratch)
 
 
 def main():

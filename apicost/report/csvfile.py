@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from apicost import durable
 from apicost.core.rating import money
 
-# Columns of text that are numbers: made by this program, and a minus sign is theirs.
-DECIMALS = frozenset(("quantity", "unit_price", "list_cost", "billed_cost"))
+# Columns of text made by this program: numbers, whose minus sign is theirs, and hexadecimal digits.
+OURS = frozenset(("quantity", "unit_price", "list_cost", "billed_cost", "charge_id"))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NEEDS_QUOTES = (",", '"', "\r", "\n")
 
@@ -60,8 +60,7 @@ def lines(rows: Any) -> bytes:
     if not len(rows):
         return b""
     whole: Any = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows), "\n")
-    text: str = whole[0].as_py()
-    return text.encode() + b"\n"
+    return bytes(whole[0].as_buffer()) + b"\n"
 
 
 def safe(text: str) -> str:
@@ -79,10 +78,10 @@ def cells(column: Any, name: str) -> Any:
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if pa.types.is_dictionary(column.type):
         values = column.dictionary.to_pylist()
-        texts = pa.array(values if name in DECIMALS else [safe(value) for value in values], pa.string())
+        texts = pa.array(values if name in OURS else [safe(value) for value in values], pa.string())
         column = pa.DictionaryArray.from_arrays(column.indices, texts).cast(pa.string())
     elif pa.types.is_string(column.type):
-        if name not in DECIMALS:
+        if name not in OURS:
             column = pa.array([None if value is None else safe(value) for value in column.to_pylist()], pa.string())
     else:
         column = column.cast(pa.string())

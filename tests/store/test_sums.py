@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apicost.core import meter, records
@@ -52,6 +52,7 @@ def expected(tables, by, where):
     return meter.merge([whole.cast(records.schema(records.USAGE))])
 
 
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1 << 32),
     files=st.lists(st.tuples(st.integers(1, 300), st.integers(1, 40)), min_size=1, max_size=4),

@@ -150,16 +150,20 @@ class Statement:
 
         The same key, month, price and book version give the same identity whatever else the month holds.
         """
+        ids: Any = self._charge_ids(charges)
+        return list(ids.to_pylist())
+
+    def _charge_ids(self, charges: npt.NDArray[np.integer]) -> pa.Array:
         rows, place = np.unique(self.key[charges], return_inverse=True)
+        line: Any = pa.array(self.line[charges])
+        row: Any = pa.array(place)
         names = self.keys.take(rows)
         joined = money.joined([_texts(names, name).fill_null("\x00") for name in KEYS], "\x1f").to_pylist()
         month = self.period.name
         row_part = [hashlib.blake2b(f"{month}\x1f{text}".encode(), digest_size=10).hexdigest() for text in joined]
         line_part = [self._line_hash(line) for line in self.lines]
-        return [
-            f"{line_part[line]}{row_part[row]}"
-            for line, row in zip(self.line[charges].tolist(), place.tolist(), strict=True)
-        ]
+        parts = [pa.array(line_part, pa.string()).take(line), pa.array(row_part, pa.string()).take(row)]
+        return money.joined(parts, "")
 
     def find(self, charge_id: str) -> int | None:
         """The position of a charge; None where this statement has none of that identity."""
@@ -194,7 +198,7 @@ class Statement:
         billed = money.fixed_texts(self.billed_minor[start:stop], self.book.statement_scale)
         costs = [x.cost_ratio() if x.price is not None else None for x in self.lines]
         return {
-            "charge_id": pa.array(self.charge_ids(np.arange(start, stop)), pa.string()),
+            "charge_id": self._charge_ids(np.arange(start, stop)),
             "quantity": self._texts_by_line(line, quantity, [(1, x.unit_base) for x in self.lines]),
             "list_cost": self._texts_by_line(line, quantity, costs),
             "billed_cost": pc.if_else(pa.array(np.array(priced, np.bool_)[line]), billed, pa.scalar(None, pa.string())),
