@@ -29,6 +29,7 @@ from apicost.core.join.downstream import TCP, DownstreamState, attribute_downstr
 from apicost.core.join.downstream_state import Flows, Legs, LineParts, Lines, Turns
 from apicost.core.join.segments import I64
 from apicost.core.join.settings import Settings
+from apicost.core.join.tls_offsets import record_bytes
 from apicost.core.join.upstream import (
     Settled,
     UpstreamSettings,
@@ -259,6 +260,7 @@ def lines_of(table: pa.Table, ids: I64) -> Lines:
     there = np.where(access >= 0, access, np.where(header >= 0, header, log))
     tls_code, _ = records.codes(table.select(["tls_version"]), "tls_version")
     cipher_code, ciphers = records.codes(table.select(["tls_cipher"]), "tls_cipher")
+    added = np.array([*(record_bytes(cipher) for cipher in ciphers), 0], np.int64)
     long_hash = np.array([*("SHA384" in cipher for cipher in ciphers), False])
     return Lines(
         line_id=ids,
@@ -274,6 +276,7 @@ def lines_of(table: pa.Table, ids: I64) -> Lines:
         out_offset=column("tls_written_bytes"),
         body_bytes=length,
         unread=requested < length,
+        record_bytes=added[cipher_code],
         sha384=long_hash[cipher_code],
         started_mono_ns=np.minimum(there, log),
         header_mono_ns=header,

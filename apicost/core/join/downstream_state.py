@@ -38,6 +38,7 @@ class Flows(Columns):
     closed: Bool
     given: Counts  # given out so far
     given_mono_ns: I64  # time of the last packet that was given out
+    proved: Bool  # what was given out ends where a request ends, to the byte
     pending_mono_ns: I64  # time of the first snapshot with bytes not given out; 0 none
     connection: U64  # hash of the gateway's connection that it carries; 0 not known
     next_request: I32  # number of the next request expected on it; -1 not known
@@ -76,10 +77,11 @@ class Lines(Columns):
     status: I32
     in_bytes: I64  # app bytes that the request took in, a discarded body included
     out_bytes: I64
-    in_offset: I64  # TLS layer's counters after this request
+    in_offset: I64  # TLS layer's counter after this request; -1 with the other there: it is ahead of the request
     out_offset: I64
     body_bytes: I64  # request's Content-Length
     unread: Bool  # the body is known to be discarded, and is in in_bytes already
+    record_bytes: I64  # what TLS adds to each record; 0 unknown
     sha384: Bool  # the cipher's hash: tells how long the client's Finished is
     started_mono_ns: I64  # the latest time at which the request is known to be there
     header_mono_ns: I64
@@ -153,6 +155,7 @@ def snapshots(table: pa.Table) -> tuple[Flows, Turns]:
         closed=kind == SnapshotKind.CLOSED,
         given=np.zeros((size, len(COUNTERS)), np.int64),
         given_mono_ns=born,
+        proved=np.ones(size, np.bool_),
         pending_mono_ns=zero,
         connection=np.zeros(size, np.uint64),
         next_request=np.full(size, -1, np.int32),

@@ -18,14 +18,14 @@ from __future__ import annotations
 import numpy as np
 
 from apicost.core.join.downstream_state import Lines
-from apicost.core.join.segments import I64, cumulate, find, lengths_of, starts_of, sums_of
-from apicost.core.join.upstream_columns import Bool, Counts
+from apicost.core.join.segments import I64, cumulate, ends_of, find, lengths_of, starts_of, sums_of
+from apicost.core.join.tls_offsets import ALERTS, filled, proofs
+from apicost.core.join.upstream_columns import U8, Bool, Counts
 from apicost.core.join.work import Work
 from apicost.core.records import Confidence, SnapshotKind
 
 SWITCHED = 101  # from here on the connection speaks another protocol; nginx's counts say nothing of it
 ALERT_BYTES = 64  # two close_notify records at most
-_ALERTS = (0, 23, 24, 31)  # none, or one of TLS 1.2 (ChaCha20), TLS 1.3, TLS 1.2 (AES-GCM)
 _RECORD = 22  # TLS 1.3: header 5, content type 1, tag 16
 # The client's Finished: a handshake message of 36 (SHA-256) or 52 bytes in a record, before it 6 bytes of
 # ChangeCipherSpec or none (RFC 8446, section 4.4.4 and appendix D.4).
@@ -40,13 +40,13 @@ def proved(work: Work) -> None:
         return
     starts = starts_of(flow)
     lines = work.lines = _with_unread_bodies(work)
-    counted, offset_in, offset_out = _offsets(work, starts)
+    counted, told, offset_in, offset_out = _offsets(work, starts)
     expected = work.next_request[flow]
     in_order = (expected >= 0) & (lines.request == expected + work.place) & counted
     in_row = cumulate((~in_order).astype(np.int64), starts) == 0
     at = find(work.first, work.end, turns.counts[:, 2] + turns.counts[:, 3], flow, offset_in + offset_out, "right")
     at -= 1
-    hit = in_row & (at >= work.first[flow])
+    hit = in_row & told & (at >= work.first[flow])
     at = np.maximum(at, 0)
     hit &= (turns.counts[at, 2] == offset_in) & (turns.counts[at, 3] == offset_out)
     # A turn that is missing may still come, and tell better where the requests before this one ended.
@@ -60,7 +60,7 @@ def proved(work: Work) -> None:
     closing = np.where(lines.tls, ALERT_BYTES, 0)
     rest_in, rest_out = latest[:, 2] - offset_in, latest[:, 3] - offset_out
     closed &= (rest_in >= 0) & (rest_in <= closing) & (rest_out >= 0) & (rest_out <= closing)
-    alerts = closed & np.isin(rest_in, _ALERTS) & np.isin(rest_out, _ALERTS)
+    alerts = closed & np.isin(rest_in, ALERTS) & np.isin(rest_out, ALERTS)
     reached = hit | alerts
     last_hit = np.maximum.reduceat(np.where(reached, work.place, -1), starts)
     last_hit = np.repeat(last_hit, lengths)
@@ -77,15 +77,26 @@ def proved(work: Work) -> None:
     start = _starts(work, rows, own_end)
     ended = finishes[rows]
     end = np.where(ended[:, None], turns.counts[work.end[flow[rows]] - 1], own_end)
-    # Without plain sums of the gateway's own, only a turn's end proves where a request ends.
-    by_sums = ~lines.tls[rows] | reached[rows]
-    # A body that nginx throws away may still be under way when the TLS layer's counter is read.
-    by_sums &= ~(lines.tls[rows] & lines.unread[rows])
-    previous = np.empty(len(rows), np.bool_)
-    previous[0], previous[1:] = True, by_sums[:-1] | (flow[rows][1:] != flow[rows][:-1])
-    confidence = np.where(by_sums & previous, Confidence.EXACT, Confidence.ALIGNED)
-    work.give(rows, start, end, confidence, before=hello(work, rows, start, own_end), after=end - own_end)
+    before = hello(work, rows, start, own_end)
+    confidence = _confidence(work, rows, start + before, own_end, told, reached)
+    work.give(rows, start, end, confidence, before=before, after=end - own_end)
     work.drop_done()
+
+
+def _confidence(work: Work, rows: I64, start: Counts, end: Counts, told: Bool, reached: Bool) -> U8:
+    """How sure the bytes of lines are that come out by sums; notes where their flows' cuts are proved.
+
+    told: the end of the line is the gateway's own; reached: a turn or the connection ends there.
+    """
+    lines, flow = work.lines.take(rows), work.flow[rows]
+    starts = starts_of(flow)
+    first = np.repeat(starts, lengths_of(starts, len(flow)))
+    proved, anchor = proofs(lines, flow, end[:, 2], start[first, 2], told[rows], reached[rows], work.proved[flow])
+    # Behind a switch of protocols all belongs to the request, and its end is the connection's.
+    proved |= (lines.status == SWITCHED) & reached[rows] & np.append(True, anchor[:-1])
+    last = ends_of(flow)
+    work.proved[flow[last]] = (anchor | ~lines.tls)[last]
+    return np.where(proved | ~lines.tls, Confidence.EXACT, Confidence.ALIGNED).astype(np.uint8)
 
 
 def _with_unread_bodies(work: Work) -> Lines:
@@ -115,24 +126,29 @@ def _with_unread_bodies(work: Work) -> Lines:
     return lines.replace(in_bytes=in_bytes)
 
 
-def _offsets(work: Work, starts: I64) -> tuple[Bool, I64, I64]:
-    """Per line: whether its end can be told in bytes, and the payload of the flow up to there."""
+def _offsets(work: Work, starts: I64) -> tuple[Bool, Bool, I64, I64]:
+    """Per line: whether its end can be told in bytes, whether the gateway told it, and the payload up to there."""
     lines, flow = work.lines, work.flow
-    base = work.given[flow]
+    base, total = work.given[flow], work.turns.counts[work.end - 1]
     offset_in = base[:, 2] + cumulate(lines.in_bytes, starts)
     offset_out = base[:, 3] + cumulate(lines.out_bytes, starts)
-    counted = (lines.http < 20) & ~lines.tls
-    by_layer = lines.tls & (lines.in_offset >= 0) & (lines.out_offset >= 0) & work.flows.whole[flow]
-    offset_in = np.where(by_layer, lines.in_offset, offset_in)
-    offset_out = np.where(by_layer, lines.out_offset, offset_out)
-    counted |= by_layer & (lines.http < 20)
+    counted = told = (lines.http < 20) & ~lines.tls
+    by_layer = (lines.http < 20) & lines.tls & (lines.out_offset >= 0) & work.flows.whole[flow]
+    if by_layer.any():
+        told = told | (by_layer & (lines.in_offset >= 0))
+        ends, found = filled(
+            lines, flow, starts, work.flows.closed, work.given[:, 2], total[:, 2],
+            np.where(by_layer, lines.in_offset, -1), by_layer & ~told,
+        )  # fmt: skip
+        counted = counted | (by_layer & found)
+        offset_in = np.where(by_layer, ends, offset_in)
+        offset_out = np.where(by_layer, lines.out_offset, offset_out)
     switched = (lines.status == SWITCHED) & ~lines.tls
     if switched.any():
-        total = work.turns.counts[work.end[flow] - 1]
-        offset_in = np.where(switched, total[:, 2], offset_in)
-        offset_out = np.where(switched, total[:, 3], offset_out)
-        counted &= ~switched | work.flows.closed[flow]
-    return counted, offset_in, offset_out
+        offset_in = np.where(switched, total[flow, 2], offset_in)
+        offset_out = np.where(switched, total[flow, 3], offset_out)
+        counted = counted & (~switched | work.flows.closed[flow])
+    return counted, told, offset_in, offset_out
 
 
 def _starts(work: Work, rows: I64, end: Counts) -> Counts:
@@ -285,6 +301,7 @@ def placed(work: Work, *, first_only: bool = False) -> bool:
     keep = np.flatnonzero(chosen)
     rows, start, end, after, grade = rows[keep], start[keep], end[keep], after[keep], grade[keep]
     own = hello(work, rows, start, end)
+    work.proved[work.flow[rows]] = ~work.lines.tls[rows]
     work.give(rows, start, end + after, grade, before=np.minimum(own, end - start), after=after)
     work.drop_done()
     return True

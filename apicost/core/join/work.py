@@ -22,7 +22,7 @@ class Work:
     flow: per line the position of its flow. place: its place among the flow's lines, from 0.
     timed: the line has waited long enough, or nothing more can come. over: the same for a flow.
     unbroken: per turn, that none before it is missing.
-    given: per flow, what has been given out so far; grows.
+    given: per flow, what has been given out so far; grows. proved: that a request ends there, to the byte.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Work:
         self.done: Bool = np.zeros(len(lines), np.bool_)
         self.given = flows.given.copy()
         self.given_mono_ns = flows.given_mono_ns.copy()
+        self.proved = flows.proved.copy()
         self.next_request = flows.next_request.copy()
         self.last_line = flows.last_line.copy()
         self.last_tls = flows.last_tls.copy()
@@ -139,6 +140,7 @@ class Work:
         return self.flows.replace(
             given=self.given,
             given_mono_ns=self.given_mono_ns,
+            proved=self.proved,
             pending_mono_ns=self.pending_mono_ns,
             next_request=self.next_request,
             last_line=self.last_line,
