@@ -1,6 +1,7 @@
 """What the judge makes of a window: whose requests they are, what is noise, figures, coverage, drift."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,27 @@ def test_traffic_bound_by_its_route_may_come_on_a_host_that_is_not_named():
         ("server-mismatch", "host 10.0.0.7"),
         ("undocumented-status", "status 418"),
     }
+
+
+def test_any_host_of_an_api_that_is_bound_to_routes_is_not_every_host():
+    """The matcher knew no such host; that the document names none does not make the path this API's."""
+    anywhere = contract("GET /orders", servers=())
+    found = judged([get("/v1/orders", host="x.y")], anywhere, apis=[api_of(anywhere, hosts=[""], route_ids=("r1",))])
+    assert rules(found) == [("server-mismatch", "GET /v1/orders", "host x.y")]
+
+
+def test_former_operations_of_any_api_are_looked_for_on_hosts_that_nobody_names():
+    """An API whose documents are all gone; but a former "/{any}" says nothing."""
+    for template, rule in (("/v1/carts/{id}", "removed-operation-in-use"), ("/{a}/{b}/{c}", "shadow-endpoint")):
+        former = replace(FORMER, path_template=template)
+        found = judged([get("/v1/carts/8", host="x.y", calls=3)], LIST, former=(former,))
+        assert [f.rule for f in found.findings] == [rule]
+
+
+def test_a_preflight_is_never_a_removed_operation():
+    """Nobody calls OPTIONS on purpose."""
+    former = replace(FORMER, method="OPTIONS", path_template="/v1/orders")
+    assert judged([get("/v1/orders", method="OPTIONS", status=204)], LIST, former=(former,)).findings == ()
 
 
 def test_an_undocumented_method_is_told_by_its_template():

@@ -3,20 +3,26 @@
 Documents and traffic are drawn; requests go through the real matcher and the real shapes.
 """
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apicost.catalog.contracts import load_contracts
+from apicost.catalog.openapi import Source, load_apis
 from apicost.core import records
 from apicost.core.conformance.contract import Contract, DocumentFault, Former, QueryParameter, Response, Scheme
 from apicost.core.conformance.finding import RULES, Settings
 from apicost.core.conformance.judge import judge
 from apicost.core.conformance.point import response_of
-from apicost.core.conformance.shapes import merge
-from tests.core.conformance_traffic import NOON_S, api_of, batch, contracts, get, shape
+from apicost.core.conformance.shapes import merge, shapes
+from apicost.core.naming.match import name_exchanges
+from apicost.core.scopes import Scopes
+from tests.core.conformance_traffic import NOON_S, api_of, batch, contracts, get, joined, shape
 
 HOST = "s.example"
 TYPES = ["application/json", "application/xml", "text/plain", "image/*", "*/*"]
@@ -30,6 +36,7 @@ SCHEMES = [
     Scheme(name="cert", kind="mtls"),
     Scheme(name="q", kind="query", query_name="access_key"),
 ]
+PARAMETER = re.compile(r"\{[^{}]*\}")
 SENT_KINDS = {"authorization": "other", "query": None}
 # Values of path parameters are no literal of any template, so that a request fits the template it was made from best.
 LITERALS = st.sampled_from(["orders", "users", "a b", "2010-04-01", "v2"])
@@ -96,7 +103,7 @@ def path_of(template, draw):
     """A path that a template was made for."""
     parts = []
     for segment in template.split("/")[1:]:
-        parts.append(segment.replace("{p}", draw(VALUES)).replace(" ", "%20"))
+        parts.append(PARAMETER.sub(lambda _: draw(VALUES), segment).replace(" ", "%20"))
     return "/" + "/".join(parts)
 
 
@@ -121,7 +128,7 @@ def requests(draw, operation):
     return get(
         path_of(operation.path_template, draw),
         method=operation.method,
-        host=HOST,
+        host=operation.servers[0],
         status=status,
         query_names=escaped or None,
         auth_kinds=",".join(sorted(filter(None, kinds))) or None,
@@ -209,6 +216,23 @@ def test_traffic_made_from_a_document_gives_no_finding(world, noise):
     assert judgement.findings == ()
     assert judgement.requests == sum(r["calls"] for r in world.requests)
     assert judgement.gateway_calls == sum(r["calls"] for r in by_gateway)
+
+
+SPECS = [
+    Source(id=name, documents=(Path(__file__).parents[2] / "specs" / f"{name}.yaml",)) for name in ("shop", "media")
+]
+INDEX = load_apis(SPECS).index
+PROMISED = load_contracts(SPECS)[0]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(list(PROMISED.operations.values())).flatmap(requests), min_size=1, max_size=5))
+def test_traffic_made_from_real_documents_gives_no_finding_but_for_deprecated_operations(promised):
+    """The samples in specs/, read by the same code as the daemon's and the command's."""
+    named = name_exchanges(joined(promised), INDEX, node="n1")
+    judgement = judge(shapes(named, Scopes()), PROMISED, Settings(), window_days=0)
+    assert judgement.matched == judgement.requests
+    assert {(f.rule, f.operation_id) for f in judgement.findings} <= {("deprecated-in-use", "getLegacyPrice")}
 
 
 def _documented(world, request):

@@ -20,6 +20,7 @@ from apicost.core.conformance.contract import Contract, Contracts
 from apicost.core.conformance.finding import Coverage, Settings
 from apicost.core.conformance.point import name_of, response_of
 from apicost.core.conformance.traffic import Draft, Mask, Traffic, of_operation
+from apicost.core.naming.paths import parse_template
 
 # Rules that say nothing of a window shorter than `orphan_days`.
 NEEDS_A_WINDOW = ("never-seen-status", "orphan-operation")
@@ -92,13 +93,22 @@ def window_rules(
 
 
 def _orphans(seen: Seen, window_days: float) -> Iterator[Draft]:
-    for key, contract in seen.operations.items():
-        if not seen.calls[key]:
+    unseen = [contract for key, contract in seen.operations.items() if not seen.calls[key]]
+    if not unseen:
+        return
+    # Requests that two operations fit equally count for the first: the other may well have been meant.
+    called = {_same_requests(contract) for key, contract in seen.operations.items() if seen.calls[key]}
+    for contract in unseen:
+        if _same_requests(contract) not in called:
             fix = (
                 f"take {name_of(contract)} out of {contract.spec} if nobody needs it, or mark it deprecated first; it "
                 f"was not called in {window_days:g} days"
             )
             yield of_operation("orphan-operation", contract, fix=fix)
+
+
+def _same_requests(contract: Contract) -> tuple[object, ...]:
+    return contract.method, parse_template(contract.path_template).segments, frozenset(contract.servers)
 
 
 def _never_seen(seen: Seen, settings: Settings, window_days: float) -> Iterator[Draft]:
