@@ -85,8 +85,7 @@ def _problems(path: Path) -> Iterator[Problem]:
         fact = "names no OpenAPI version that can be validated"
         yield Problem(place=str(path), fact=fact, effect=EFFECT, fix="write such as 'openapi: 3.1.0' at the top")
         return
-    handlers: Any = {"file": _Below(path), "http": _refuse, "https": _refuse, "": _refuse, "<all_urls>": _refuse}
-    tree = SchemaPath.from_dict(data, base_uri=path.resolve().as_uri(), handlers=handlers)
+    tree = SchemaPath.from_dict(data, base_uri=path.resolve().as_uri(), handlers=Handlers(path))
     checks = validator(tree)
     # The two halves of its iter_errors(), apart: where the second fails on a reference, the first has still spoken.
     schema_errors = checks.schema_validator.iter_errors(data)
@@ -103,6 +102,22 @@ def _problems(path: Path) -> Iterator[Problem]:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_FACT_CHARS]
             fact = f"can't be validated further: {reason}"
             yield Problem(place=str(path), fact=fact, effect=EFFECT, fix="mend what it names")
+
+
+class Handlers(dict[str, Any]):
+    """How the libraries may read what a document refers to: files below its folder, and nothing else.
+
+    They fetch by themselves what no handler is named for, so this one answers for every scheme.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(file=_Below(path))
+
+    def __contains__(self, scheme: object) -> bool:
+        return True
+
+    def __missing__(self, scheme: str) -> Any:
+        return _refuse
 
 
 def _refuse(uri: str) -> Any:
