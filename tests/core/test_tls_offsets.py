@@ -169,6 +169,16 @@ def test_a_counter_that_was_ahead_proves_nothing_in_the_next_step() -> None:
     assert found.downstream_confidence.tolist() == [exact, aligned, aligned, exact, exact]
 
 
+def test_a_begin_that_was_guessed_proves_nothing_in_the_next_step() -> None:
+    """Where a cut was only likely, the request behind it is not exact either, even if it is given out a step later."""
+    odd = Asked(110, 1_500, records=SMALL)  # a record more than its like, so that the cut before it is 22 bytes off
+    snapshots, lines, truth = connection([Asked(), Asked(140, 1_500, early=True), odd, Asked(), Asked()])
+    found = given_out(snapshots, lines, cuts=(3, 4))
+    assert found.downstream_in_payload_bytes.tolist()[2] == truth[2] - RECORD
+    exact, aligned = Confidence.EXACT, Confidence.ALIGNED
+    assert found.downstream_confidence.tolist() == [exact, aligned, aligned, exact, exact]
+
+
 REQUESTS = st.lists(
     st.builds(
         Asked,

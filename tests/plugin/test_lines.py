@@ -133,6 +133,31 @@ def test_tls_counters_are_the_sockets_own(shared):
     assert lines[0]["tls_cipher"].startswith("TLS_")
 
 
+def test_a_tls_counter_that_is_ahead_is_empty(shared):
+    """Where the next request came in with a body that nginx threw away, the counter of bytes read would hold both."""
+
+    def act():
+        wire = secure(shared)
+        body = b"b" * 200
+        head = f"POST /v1/orders/1 HTTP/1.1\r\nHost: shop.example\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        wire.send(head)
+        data = b""
+        while b"\r\n\r\n" not in data:  # 401 without a key, before the body is there
+            data += wire.read()
+        wire._ssl.write(body)  # both leave in one piece
+        wire._ssl.write(b"GET /v1/orders/2 HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+        wire._flush()
+        while data.count(b"HTTP/1.1 401") < 2:
+            data += wire.read()
+        act.all = wire.sent
+        wire.close()
+
+    early, after = lines_after(shared, act, 2)
+    assert (early["tls_read_bytes"], early["status"]) == ("", "401")
+    assert int(early["tls_written_bytes"]) < int(after["tls_written_bytes"])
+    assert after["tls_read_bytes"] == str(act.all)
+
+
 def test_http2_streams_share_a_connection(shared):
     """Twenty streams: one connection, each with its own bytes, counters within the connection's."""
 
