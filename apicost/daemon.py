@@ -447,7 +447,7 @@ class Daemon:
         )
 
 
-MAX_STEP_ROWS = 12_000  # of snapshots and lines: bounds the memory of a step, some 1.5 kB a row while it runs
+MAX_STEP_ROWS = 20_000  # of snapshots and lines: bounds the memory of a step, some 1.5 kB a row while it runs
 # What a step counts of how things stand, not of what happened.
 STEP_LEVELS = ("connections_waiting", "flows_open", "lines_waiting")
 # Losses that only grow while a probe is attached; the rest are levels.

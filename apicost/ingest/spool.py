@@ -37,7 +37,7 @@ from apicost.ingest.register import Counts, Register, Row, Seen, WorkerKey
 from apicost.ingest.segment_files import FLOWS, LINES
 
 GRACE_NS = 60_000_000_000  # how long a missing number may still come before it counts as lost
-SEGMENT_ROWS = 100_000  # an open segment is sealed at this many rows: a reader takes whole segments
+SEGMENT_ROWS = 5_000  # an open segment is sealed at this many rows, so that a reader takes lines and flows by turns
 SEGMENT_BYTES = 32 << 20
 KEPT_WORKERS = 4_096  # about 1 kB each
 KEEP_WORKER_NS = 86_400_000_000_000  # beyond KEPT_WORKERS, workers not seen for a day are forgotten
