@@ -16,6 +16,7 @@ local ngx      = ngx
 local error    = error
 local ipairs   = ipairs
 local pairs    = pairs
+local pcall    = pcall
 local tonumber = tonumber
 local io_open  = io.open
 
@@ -117,13 +118,9 @@ end
 
 
 -- Once per worker: resources, plugins, routes.
-function _M.init_worker(path)
-    resources = read(path)
-    core.version = resources.apisix_version or core.version
-    if core.version < "3.17" then
-        core.response.get_response_source = nil
-    end
-    plugin.load(resources.plugins, resources.plugin_attr)
+-- The plugins' metadata of the resources: what is refused or no longer there is nil for the plugin.
+local function set_metadata()
+    local values = {}
     for _, item in ipairs(resources.plugin_metadata or {}) do
         local value = {}
         for key, setting in pairs(item) do
@@ -131,8 +128,34 @@ function _M.init_worker(path)
                 value[key] = setting
             end
         end
-        plugin.set_metadata(item.id, value)
+        values[item.id] = value
     end
+    for _, name in ipairs(resources.plugins or {}) do
+        plugin.set_metadata(name, values[name])
+    end
+end
+
+
+-- As APISIX does with apisix.yaml; here for the metadata alone.
+local function watch(premature, path)
+    local ok, now = pcall(read, path)  -- it may be half written
+    if premature or not ok or cjson.encode(now.plugin_metadata) == cjson.encode(resources.plugin_metadata) then
+        return
+    end
+    resources.plugin_metadata = now.plugin_metadata
+    set_metadata()
+end
+
+
+function _M.init_worker(path)
+    resources = read(path)
+    core.version = resources.apisix_version or core.version
+    if core.version < "3.17" then
+        core.response.get_response_source = nil
+    end
+    plugin.load(resources.plugins, resources.plugin_attr)
+    set_metadata()
+    ngx.timer.every(0.5, watch, path)
     for _, service in ipairs(resources.services or {}) do
         services[service.id] = service
     end

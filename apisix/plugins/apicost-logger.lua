@@ -138,9 +138,16 @@ local _M = {
 }
 
 
+-- Whether the last metadata that this worker saw was refused. APISIX then goes on without any, as if it had
+-- been deleted.
+local metadata_refused = false
+
+
 function _M.check_schema(conf, schema_type)
     if schema_type == core.schema.TYPE_METADATA then
-        return core.schema.check(checked_schema, conf)
+        local ok, err = core.schema.check(checked_schema, conf)
+        metadata_refused = not ok
+        return ok, err
     end
 
     return core.schema.check(schema, conf)
@@ -157,7 +164,7 @@ local function settings()
     local attr = _M.attr
     local ok, metadata = pcall(plugin.plugin_metadata, plugin_name)
     metadata = ok and metadata and metadata.value
-    if in_force and metadata == from_metadata and attr == from_attr then
+    if in_force and (metadata == from_metadata and attr == from_attr or not metadata and metadata_refused) then
         return in_force
     end
 

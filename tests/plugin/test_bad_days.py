@@ -283,11 +283,52 @@ def test_an_error_in_the_plugin_costs_a_line_and_nothing_else(make_gateway, tmp_
 
 
 def test_bad_settings_are_refused_and_the_former_stay(make_gateway):
-    """Metadata that the schema refuses is named in the log; requests go on."""
+    """Metadata that the schema refuses, at the start and later, is named in the log; the former settings stay."""
     gateway = make_gateway(receiver="ftp://nowhere", flush_interval=0.1)
     calls(gateway, 2)
     assert "apicost-logger" in gateway.error_log.read_text()
     gateway.stop(graceful=False)
+
+    gateway = make_gateway(flush_interval=0.05)
+    (good,) = gateway.content["plugin_metadata"]
+    calls(gateway, 1)
+    gateway.sink.wait_for(1)
+    assert node_becomes(gateway, {**good, "node": "second"}) == {"test-node", "second"}
+    gateway.content["plugin_metadata"] = [{**good, "node": "third", "receiver": "ftp://nowhere"}]
+    gateway.write_resources()
+    until(lambda: "receiver" in gateway.error_log.read_text())
+    before = len(gateway.sink.lines())
+    calls(gateway, 1)
+    gateway.sink.wait_for(before + 1)
+    assert node_becomes(gateway, {**good, "node": "fourth"}) == {"test-node", "second", "fourth"}
+
+
+def node_becomes(gateway, metadata):
+    """Put this metadata in force in a running gateway; gives all nodes that batches came from until it was."""
+    gateway.content["plugin_metadata"] = [metadata] if metadata["id"] else []
+    gateway.write_resources()
+
+    def nodes():
+        calls(gateway, 1)
+        time.sleep(0.1)
+        return {header["node"] for header, _ in gateway.sink.batches().values()}
+
+    until(lambda: metadata["node"] in nodes())
+    return nodes()
+
+
+def test_metadata_that_is_taken_away_leaves_the_nodes_settings(make_gateway):
+    """Without metadata plugin_attr and the defaults are in force again."""
+
+    def attr(content):
+        (metadata,) = content["plugin_metadata"]
+        content["plugin_attr"] = {"apicost-logger": {k: v for k, v in metadata.items() if k != "id"}}
+        metadata["node"] = "of-metadata"
+
+    gateway = make_gateway(change=attr)
+    calls(gateway, 1)
+    gateway.sink.wait_for(1)
+    assert node_becomes(gateway, {"id": None, "node": "test-node"}) == {"of-metadata", "test-node"}
 
 
 def test_plugin_attr_is_the_node_and_metadata_wins(make_gateway):

@@ -24,8 +24,13 @@ function _M.plugin_metadata(name)
 end
 
 
+-- As in APISIX: metadata that its plugin refuses is as none, whatever was there before.
 function _M.set_metadata(name, value)
     local plugin = by_name[name]
+    metadata[name] = nil
+    if not value then
+        return
+    end
     if plugin and plugin.check_schema then
         local ok, err = plugin.check_schema(value, core.schema.TYPE_METADATA)
         if not ok then
