@@ -201,8 +201,9 @@ def test_markers_become_parameters():
     [
         ("/v1/orders/{int}", ["/v1/orders/{id}", "/v1/{any}/{id}"]),
         ("/v1/orders/new", ["/v1/orders/new", "/v1/orders/{id}", "/v1/{any}/{id}"]),
-        ("/{date}/Accounts/{hex}.json", ["/2010-04-01/Accounts/{sid}.json"]),
-        ("/{date}/Accounts/{token}", ["/2010-04-01/Accounts/{sid}.json"]),
+        ("/{date}/Accounts/{hex}.json", ["/2010-04-01/Accounts/{sid}.json", "/2010-04-01/Accounts/{any}"]),
+        ("/{date}/Accounts/{token}", ["/2010-04-01/Accounts/{sid}.json", "/2010-04-01/Accounts/{any}"]),
+        ("/{date}/Accounts/a.json", ["/2010-04-01/Accounts/{sid}.json", "/2010-04-01/Accounts/{any}"]),
         ("/files/{int}/{uuid}/x", ["/files/{+path}"]),
         ("/files", []),
         ("/v1/orders/", []),
@@ -211,7 +212,8 @@ def test_markers_become_parameters():
 )
 def test_folded_paths_fit_what_the_paths_themselves_would(path, fitting):
     """Markers stand for values, also where a template's literal folds; the best comes first."""
-    lines = ["/files/{+path}", "/v1/{any}/{id}", "/v1/orders/{id}", "/v1/orders/new", "/2010-04-01/Accounts/{sid}.json"]
+    lines = ["/files/{+path}", "/v1/{any}/{id}", "/v1/orders/{id}", "/v1/orders/new"]
+    lines += ["/2010-04-01/Accounts/{any}", "/2010-04-01/Accounts/{sid}.json"]
     index = Templates([contract(f"GET {line}", base="") for line in lines])
     assert [fit.operation.path_template for fit in index.fitting(path, lambda _: True)] == fitting
 

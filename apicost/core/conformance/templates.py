@@ -45,10 +45,14 @@ class Templates(Generic[_T]):
 
     def __init__(self, operations: Iterable[_T]) -> None:
         self._root: trie.Node = {}
+        folded: dict[Segment, Segment] = {}  # documents use the same words again and again
         for operation in operations:
             segments = parse_template(operation.path_template).segments
             said = any(s.rank in (LITERAL, MIXED) and any(s.pieces) for s in segments)
-            node = trie.insert(self._root, [_as_folded(segment) for segment in segments])
+            for segment in segments:
+                if segment not in folded:
+                    folded[segment] = _as_folded(segment)
+            node = trie.insert(self._root, [folded[segment] for segment in segments])
             node.setdefault(trie.ENTRIES, []).append((sort_key(segments), Fit(operation, said)))
 
     def fitting(self, path: str, wanted: Callable[[_T], bool]) -> list[Fit[_T]]:
