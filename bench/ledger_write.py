@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.core.meter import meter
+from apicost.core.conformance import shapes
 from apicost.store.catalogue import DAY_S
 from apicost.store.lake import Lake
 from tests.store.batches import NOON, SCOPES, completeness, many
@@ -24,9 +24,11 @@ STEPS = 60
 def commits(folder, rows):
     """Figures of `STEPS` steps of `rows` exchanges each; a carry of a tenth of them."""
     batch = yesterday(many(rows))
+    shape = shapes.shapes(batch, SCOPES)
     outputs = {
         "exchanges": batch,
-        "usage": meter(batch, SCOPES),
+        "usage": shapes.usage_of(shape),
+        "shapes": shape,
         "completeness": completeness((NOON, "lines_received", rows)),
     }
     carry = {"lines": batch.slice(0, rows // 10)}
@@ -47,6 +49,8 @@ def commits(folder, rows):
         "wall_ms_p99": round(took[-1] * 1e3, 1),
         "bytes_per_exchange": round(stats["exchanges_bytes"] / stats["exchanges_rows"], 1),
         "usage_rows_per_step": outputs["usage"].num_rows,
+        "shape_rows_per_step": shape.num_rows,
+        "bytes_per_shape": round(stats["shapes_bytes"] / stats["shapes_rows"], 1),
     }
 
 
