@@ -36,7 +36,7 @@ from openapi_core.templating.paths.finders import BasePathFinder
 from openapi_core.templating.responses.exceptions import ResponseFinderError
 from openapi_core.templating.responses.finders import ResponseFinder
 from openapi_core.validation.request import validators as of_request
-from openapi_core.validation.request.exceptions import MissingRequiredParameter, ParameterValidationError
+from openapi_core.validation.request.exceptions import MissingParameterError, ParameterValidationError
 from openapi_core.validation.response import validators as of_response
 from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
 from openapi_core.validation.schemas.factories import SchemaValidatorsFactory
@@ -56,6 +56,7 @@ REDACTED = "[redacted]"  # stands for a removed value
 MAX_BODY_BYTES = 4 << 20
 # Bodies whose outcome is remembered, by their sizes: their signatures are about four times as large.
 REMEMBERED_BYTES = 8 << 20
+MAX_VALUES = 1 << 10  # remembered of one parameter
 
 _VERSIONS = {
     "3.0": (of_request.V30RequestParametersValidator, of_request.V30RequestBodyValidator,
@@ -148,7 +149,10 @@ class Checker:
             return sorted(set(document.check(operation, exchange)))
         except RecursionError:
             self._say(operation, "is nested too deeply to be validated")
-        except Exception as error:  # the libraries raise whatever they like on a broken document
+        except BaseException as error:  # the libraries raise whatever they like on a broken document
+            # Recursion without end may meet its bound inside a library in Rust, whose panic is no Exception.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             self._say(operation, f"can't be validated: {type(error).__name__}")
         return []
 
@@ -233,6 +237,31 @@ class _Request:
         )
 
 
+class _OneByOne:
+    """A validator of parameters that takes one, so that values seen before need not be looked at again."""
+
+    _get_parameter: Callable[..., Any]
+
+    def one(self, given: RequestParameters, parameter: SchemaPath) -> None:
+        """Raises ParameterValidationError."""
+        self._get_parameter(given, parameter)
+
+
+@dataclass(slots=True)
+class _Parameter:
+    """One parameter of an operation. known: openapi-core can tell what its values are.
+
+    memory: what was said of values seen before.
+    """
+
+    path: SchemaPath
+    place: str
+    name: str
+    required: bool
+    known: bool
+    memory: dict[Hashable, Sequence[str]] = field(default_factory=dict)
+
+
 _Checks = Callable[[bytes], Sequence[Place]]
 
 
@@ -271,10 +300,10 @@ class _Document:
             "schema_validators_factory": self._writing,
             "schema_casters_factory": casters,
         }
-        self._parameters = parameters(self.spec, **common)
+        self._parameters: Any = type("_OneByOne", (_OneByOne, parameters), {})(self.spec, **common)
         self._forms = body(self.spec, **common)
         self._finder = self._parameters.path_finder
-        self._with_parameters: dict[str, bool] = {}
+        self._prepared_parameters: dict[str, list[_Parameter]] = {}
         self._variables: dict[str, tuple[re.Pattern[str], list[str]]] = {}
         self._request_checks: dict[tuple[str, str], _Checks | None] = {}
         self._response_checks: dict[tuple[str, int, str], _Checks | None] = {}
@@ -296,41 +325,72 @@ class _Document:
         self, operation: Operation, node: PathOperationServer, exchange: Exchange
     ) -> list[Deviation]:
         pointer = operation.pointer
-        if pointer not in self._with_parameters:
-            self._with_parameters[pointer] = "parameters" in node.operation or "parameters" in node.path
-        if not self._with_parameters[pointer]:
+        prepared = self._prepared_parameters.get(pointer)
+        if prepared is None:
+            prepared = self._prepared_parameters[pointer] = self._parameters_of(node)
+        if not prepared:
             return []
-        request: Any = _Request(pointer, exchange, self._path_variables(operation, exchange))
+        given = _Request(pointer, exchange, self._path_variables(operation, exchange)).parameters
         found = []
-        for error in self._parameters.iter_errors(request):
-            if not isinstance(error, ParameterValidationError):
-                continue
-            place, name = error.location, error.name
-            if place == "header" and name.lower() in _NO_PARAMETERS:
-                continue
-            if isinstance(error, MissingRequiredParameter):
+        for parameter in prepared:
+            location = given[parameter.place]
+            if parameter.name not in location:
                 # Paths always have theirs, and which query names there were the usage line tells.
-                if place in ("header", "cookie") and exchange.headers_complete:
-                    found.append(Deviation("missing-required-param", f"{place} {name}", pointer))
-            elif not self._redacted_parameter(request.parameters[place], name):
-                found.extend(
-                    Deviation("request-schema", f"{place} {name}{one.text.removeprefix('/')}", pointer)
-                    for one in self._of_parameter(error)
-                )
+                if parameter.required and parameter.place in ("header", "cookie") and exchange.headers_complete:
+                    name = f"{parameter.place} {parameter.name}"
+                    found.append(Deviation("missing-required-param", name, pointer))
+                continue
+            values = location.getlist(parameter.name) if hasattr(location, "getlist") else [location[parameter.name]]
+            key = tuple(values)
+            outcome = parameter.memory.get(key) if parameter.known else ()
+            if outcome is None:
+                outcome = self._outcome(parameter, given)
+                if len(parameter.memory) >= MAX_VALUES:
+                    parameter.memory.clear()
+                parameter.memory[key] = outcome
+            if outcome and not self._redacted_parameter(location, parameter.name):
+                words = f"{parameter.place} {parameter.name}"
+                found.extend(Deviation("request-schema", words + text.removeprefix("/"), pointer) for text in outcome)
         return found
+
+    def _parameters_of(self, node: PathOperationServer) -> list[_Parameter]:
+        """The parameters of an operation, its own before the path's, those left out that are never looked at."""
+        found: dict[tuple[str, str], _Parameter] = {}
+        for owner in (node.operation, node.path):
+            for path in owner / "parameters" if "parameters" in owner else ():
+                place, name = (path / "in").read_str(), (path / "name").read_str()
+                required = (path / "required").read_bool(default=False)
+                known = "content" in path or _is_plain(path)
+                found.setdefault((place, name), _Parameter(path, place, name, required, known))
+        return [
+            one
+            for one in found.values()
+            if one.place in ("query", "header", "path", "cookie")
+            and not (one.place == "header" and one.name.lower() in _NO_PARAMETERS)
+        ]
+
+    def _outcome(self, parameter: _Parameter, given: RequestParameters) -> Sequence[str]:
+        """Where the value of one parameter deviates: keywords behind a place."""
+        try:
+            self._parameters.one(given, parameter.path)
+        except MissingParameterError:
+            return ()
+        except ParameterValidationError as error:
+            return [place.text for place in self._of_parameter(error)]
+        return ()
 
     def _of_parameter(self, error: ParameterValidationError) -> list[Place]:
         cause = error.__cause__
-        if not isinstance(cause, InvalidSchemaValue):
+        if isinstance(cause, CastError):
             return [Place(" type", "")]
+        if not isinstance(cause, InvalidSchemaValue):
+            return []  # a style that openapi-core does not read
         places = places_of(cause.schema_errors, set(), self.redacted, None, ())
         return [Place(one.text if one.text.startswith("/ ") else f"/{one.text}", "") for one in places]
 
     def _redacted_parameter(self, location: Any, name: str) -> bool:
         values = location.getlist(name) if hasattr(location, "getlist") else [location.get(name, "")]
-        return any(self.redacted in str(value) for value in values) or any(
-            self.redacted in str(value) for key, value in location.items() if str(key).startswith(f"{name}[")
-        )
+        return any(self.redacted in str(value) for value in values)
 
     def _path_variables(self, operation: Operation, exchange: Exchange) -> dict[str, str]:
         """Path parameters by name; none where the path has another form (a repaired slash, an escaped literal)."""
@@ -462,6 +522,18 @@ class _Schema:
         except InvalidSchemaValue as error:
             return places_of(error.schema_errors, names, self._document.redacted, self._document.data, self._parts)
         return ()
+
+
+def _is_plain(parameter: SchemaPath) -> bool:
+    """Whether openapi-core deserialises a parameter as the document means it.
+
+    It takes objects apart by styles that it reads only in part, and casts nothing where several types are allowed.
+    """
+    plain = ("string", "integer", "number", "boolean")
+    kind = (parameter / "schema" / "type").read_str_or_list("") if "schema" in parameter else ""
+    if kind == "array":
+        kind = (parameter / "schema" / "items" / "type").read_str_or_list("")
+    return kind in plain
 
 
 def _said(rule: str, check: _Checks | None, raw: bytes, headers: Mapping[str, str]) -> list[Deviation]:

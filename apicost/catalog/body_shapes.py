@@ -43,6 +43,19 @@ class Unsound(Exception):
     """A schema whose outcome a signature can't hold."""
 
 
+class _Name:
+    """What values under one property's name can meet.
+
+    ordered: the order of an array's elements counts. memory: outcomes of values that were seen.
+    """
+
+    __slots__ = ("checks", "memory", "ordered")
+
+    def __init__(self, checks: tuple[_Check, ...], ordered: bool) -> None:
+        self.checks, self.ordered = checks, ordered
+        self.memory: dict[Hashable, int] = {}
+
+
 class Shapes:
     """Signatures of bodies under one schema.
 
@@ -55,43 +68,48 @@ class Shapes:
         self._redacted = redacted
         self._checks: dict[str, dict[str, _Check]] = {}
         self._ordered: set[str] = set()
-        self._memory: dict[str, dict[Hashable, int]] = {}
         self.names: set[str] = set()  # every property name that the schema spells out
         self._collect()
         every = self._checks.get(ANY_NAME, {})
-        self._of_name = {name: tuple((every | own).values()) for name, own in self._checks.items() if name != ANY_NAME}
-        self._of_any = tuple(every.values())
+        all_ordered = ANY_NAME in self._ordered
+        self._any = _Name(tuple(every.values()), all_ordered)
+        self._of_name = {
+            name: _Name(tuple((every | self._checks.get(name, {})).values()), all_ordered or name in self._ordered)
+            for name in self._checks.keys() | self._ordered
+        }
 
-    def of(self, value: Any, name: str = "") -> Hashable:
-        """The signature of a value under a property's name; "" is the whole body."""
+    def of(self, value: Any) -> Hashable:
+        """The signature of a body."""
+        return self._of(value, self._of_name.get("", self._any))
+
+    def _of(self, value: Any, name: _Name) -> Hashable:
         kind: type = type(value)
         if kind is str:
             if value == self._redacted:
                 return "redacted"
-            checks = self._of_name.get(name, self._of_any)
-            return ("s", self._outcomes(checks, value, name)) if checks else "s"
+            return ("s", self._outcomes(name, value)) if name.checks else "s"
         if kind is dict:
-            return tuple([(key, self.of(below, key)) for key, below in value.items()])
+            get, other, of = self._of_name.get, self._any, self._of
+            return tuple([(key, of(below, get(key, other))) for key, below in value.items()])
         if value is None or kind is bool:
             return None if value is None else bool(value)
-        checks = self._of_name.get(name, self._of_any)
         if kind is list:
-            elements = [self.of(below, name) for below in value]
-            in_order = name in self._ordered or ANY_NAME in self._ordered
-            return ("l", tuple(elements) if in_order else frozenset(elements), self._mask(checks, value))
+            of = self._of
+            elements = [of(below, name) for below in value]
+            return ("l", tuple(elements) if name.ordered else frozenset(elements), self._mask(name.checks, value))
         whole = "i" if kind is int else "w" if value.is_integer() else "n"
-        return (whole, self._outcomes(checks, value, name)) if checks else whole
+        return (whole, self._outcomes(name, value)) if name.checks else whole
 
-    def _outcomes(self, checks: tuple[_Check, ...], value: Any, name: str) -> int:
+    def _outcomes(self, name: _Name, value: Any) -> int:
         if type(value) is str and len(value) > MAX_TEXT_CHARS:
-            return self._mask(checks, value)
-        memory = self._memory.setdefault(name if name in self._of_name else ANY_NAME, {})
+            return self._mask(name.checks, value)
+        memory = name.memory
         key = (type(value), value)
         found = memory.get(key)
         if found is None:
             if len(memory) >= MAX_TEXTS:
                 memory.clear()
-            found = memory[key] = self._mask(checks, value)
+            found = memory[key] = self._mask(name.checks, value)
         return found
 
     def _mask(self, checks: tuple[_Check, ...], value: Any) -> int:
@@ -166,6 +184,9 @@ class Shapes:
         raise Unsound
 
     def _check(self, keyword: str, own: Any, schema: dict[str, Any], name: str) -> None:
+        checker = self._validator.format_checker
+        if keyword == "format" and (checker is None or own not in checker.checkers):
+            return  # a format that nobody looks at
         values = own if keyword == "enum" else [own] if keyword == "const" else []
         if any(isinstance(value, dict | list) for value in values):
             raise Unsound

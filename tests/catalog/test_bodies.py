@@ -304,6 +304,44 @@ def test_deep_bodies_are_no_crash(one):
     assert checker.check(exchange("POST", "/a/1", deep)) == []
 
 
+@pytest.mark.parametrize(
+    "loop", [{"$ref": "#/components/schemas/It"}, {"allOf": [{"$ref": "#/components/schemas/It"}]}]
+)
+def test_a_schema_that_is_itself_is_a_problem(one, loop):
+    """It has no end for a validator, whatever the body."""
+    checker = one(loop)
+    assert checker.check(exchange("POST", "/a/1", {})) == checker.check(exchange("POST", "/a/1", {})) == []
+    [problem] = {problem.place for problem in checker.problems}
+    assert problem.endswith("#/paths/~1a~1{id}/post")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "query"),
+    [
+        ({"style": "deepObject", "schema": {"type": "object"}}, "f[n]=1"),
+        ({"schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}, "n=1&f=x"),
+        ({"schema": {"type": ["integer", "null"]}}, "f=1"),
+        ({"schema": {"anyOf": [{"type": "integer"}, {"type": "boolean"}]}}, "f=true"),
+        ({"style": "pipeDelimited", "explode": True, "schema": {"type": "array", "items": {"type": "integer"}}}, "f=1"),
+        ({"schema": {"type": "array", "items": {"type": "integer"}}}, "f=1&f=2"),
+        ({"content": {"application/json": {"schema": {"type": "object"}}}}, "f={}"),
+    ],
+)
+def test_what_openapi_core_does_not_read_is_not_held_against_anybody(one, parameter, query):
+    """Styles of objects, several types, and ways to write arrays that it has no code for."""
+    checker = one({}, parameters=[{"name": "f", "in": "query", **parameter}])
+    assert details(checker, exchange("POST", "/a/1", query=query)) == []
+
+
+def test_each_value_of_a_parameter_is_looked_at(one):
+    """What was remembered of one value says nothing of another, nor of several."""
+    items = {"type": "array", "items": {"type": "integer"}, "maxItems": 2}
+    checker = one({}, parameters=[{"name": "f", "in": "query", "schema": items}])
+    for query, expected in [("f=1", []), ("f=x", ["query f type"]), ("f=1&f=x", ["query f type"]), ("f=1", []),
+                            ("f=1&f=1&f=1", ["query f maxItems"])]:  # fmt: skip
+        assert [detail for _, detail in details(checker, exchange("POST", "/a/1", query=query))] == expected
+
+
 def test_the_daemon_never_imports_openapi_core():
     """It takes tens of MB: what the daemon imports has no way to it."""
     code = "import sys, apicost.daemon, apicost.run; print([m for m in sys.modules if m.startswith('openapi_core')])"
