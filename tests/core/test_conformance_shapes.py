@@ -10,6 +10,7 @@ from apicost.core import records
 from apicost.core.conformance.shapes import CLIENT_BITS, client_bits, merge, shapes, usage_of
 from apicost.core.meter import SUMS
 from apicost.core.records import RowKind
+from apicost.store.privacy import with_privacy
 from tests.store.batches import NOON, SCOPES, exchange, halves, table, usage
 
 
@@ -145,6 +146,14 @@ def test_no_exchanges_no_shapes():
     assert (empty.num_rows, merge([]).num_rows, usage_of(empty).num_rows) == (0, 0, 0)
     with pytest.raises(records.BatchError, match="usage of shapes"):
         usage_of(records.empty(records.USAGE))
+
+
+def test_clients_are_told_apart_as_far_as_they_are_stored():
+    """Cut addresses have one bit for the network; the scope is that of the whole address."""
+    whole = table([exchange(peer=f"10.0.0.{i}") for i in range(9)])
+    (row,) = shapes(whole, SCOPES, stored=with_privacy(whole, "truncate")).to_pylist()
+    assert (row["calls"], row["clients"].bit_count(), row["scope"]) == (9, 1, "office")
+    assert shapes(whole, SCOPES).to_pylist()[0]["clients"].bit_count() > 1
 
 
 def test_the_bit_of_a_client_is_the_same_in_every_process():

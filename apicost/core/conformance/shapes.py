@@ -37,10 +37,11 @@ _SIZES = np.array([4**k for k in range(32)], np.uint64)
 _SIZE_CLASSES = [f"{k:02}" for k in range(32)]
 
 
-def shapes(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int = 60) -> pa.Table:
+def shapes(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int = 60, stored: pa.Table | None = None) -> pa.Table:
     """Add exchanges up to shapes, one row per bucket of time and set of keys.
 
-    exchanges, scopes, bucket_s: as `meter.meter` has them.
+    exchanges, scopes, bucket_s: as `meter.meter` has them. stored: the same rows with clients' addresses as they may
+        be stored, where those are others: bits of whole addresses would narrow cut ones down.
     Returns columns as in `records.SHAPE`, sorted by key as `meter.meter` sorts.
     """
     records.check(exchanges, records.EXCHANGE, "shapes")
@@ -64,9 +65,9 @@ def shapes(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int = 60) -> pa.Tab
     values = meter.values_of(exchanges)
     values["first_unix_ns"] = values["last_unix_ns"] = _ints(exchanges, "ended_unix_ns")
     values["least_out_app_bytes"] = values["most_out_app_bytes"] = out_app_bytes
-    values["clients"] = np.where(
-        request, client_bits(records.numbers(exchanges, "peer_hi"), records.numbers(exchanges, "peer_lo")), 0
-    )
+    peers = exchanges if stored is None else stored
+    bits = client_bits(records.numbers(peers, "peer_hi"), records.numbers(peers, "peer_lo"))
+    values["clients"] = np.where(request, bits, 0)
     return _add_up(minute, keys, values.__getitem__)
 
 
