@@ -16,6 +16,8 @@ import pytest
 
 from apicost import config, resources, run
 from apicost.commands import export
+from apicost.core.conformance import shapes
+from apicost.store.query import Ledger
 
 GOLDEN = Path(__file__).parent / "sample-run"
 MONTH = "2026-11"
@@ -60,6 +62,21 @@ def test_replaying_twice_counts_once(tmp_path):
     """A recording that a ledger already holds changes nothing."""
     first = replayed(resources.folder("sample-run"), tmp_path, steps=1)
     assert replayed(resources.folder("sample-run"), tmp_path, steps=1) == first
+
+
+def test_a_replay_leaves_shapes_and_the_operations_of_its_documents(tmp_path):
+    """The same shapes however it is cut; added up they are its usage. What the documents have is remembered."""
+    settings = config.load(resources.folder("sample-run") / "apicost.yaml")
+    found = []
+    for steps in (1, 9):
+        run.replay(resources.folder("sample-run"), tmp_path / str(steps), settings, steps=steps)
+        with Ledger.open(tmp_path / str(steps)) as ledger:
+            shape = shapes.merge([ledger.shapes(0, 1 << 40)])
+            assert shapes.usage_of(shape).equals(ledger.usage((0, 1 << 40)))
+            found.append((shape, ledger.former(())))
+    assert found[0] == found[1]
+    (shape, operations) = found[0]
+    assert len(shape) > 30 and {"getOrder", "listOrders"} <= {former.operation_id for former in operations}
 
 
 def shuffled(source: Path, target: Path, rng: np.random.Generator) -> None:
