@@ -85,6 +85,7 @@ def of_ledger(
     """`from_ledger` for a ledger that is open. statements: of the months touched, where they are rated already."""
     book = sources.book
     present, notes = promised(sources.apis)
+    present = dataclasses.replace(present, former=ledger.former(present.operations))
     months = [_months.month_of(name, book) for name in months_touched(start_unix_s, end_unix_s, _zone(book))]
     _months.say(f"reading {ledger.folder}")
     # Traffic is read by the stretches that prices change at, so that each part of it has one price.
@@ -134,7 +135,14 @@ def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
     first, last = (int(ended.min()), int(ended.max())) if len(ended) else (0, 0)
     rules = dataclasses.replace(sources.settings.rules(), shadow_min_calls=1, shadow_min_clients=1)
     days = (last - first) / NS_PER_S / DAY_S
-    judgement = judge(seen, _of_api(present, api), rules, window_days=days)
+    samples = None
+    if found.messages:
+        from apicost.catalog import bodies, sampled  # slow to load, and needed for bodies alone
+
+        checker = bodies.Checker(sources.apis, index=knowledge.index)
+        samples = sampled.of_messages(checker, found.messages, exchanges)
+        notes += [str(problem) for problem in checker.problems]
+    judgement = judge(seen, _of_api(present, api), rules, window_days=days, samples=_samples(samples, api))
     return Outcome(
         start_unix_s=first // NS_PER_S, end_unix_s=last // NS_PER_S + 1, days=days, judgement=judgement,
         told=sort_out(judgement.findings, (), (), date.min)[0], costs=[None] * len(judgement.findings),

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
             print(note, file=sys.stderr)
     if outcome.fails(options.fail_on):
         return 1
-    return 3 if _too_little(outcome, options.min_requests, sources) else 0
+    return 3 if _too_little(outcome, _least(options, sources)) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,8 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _too_little(outcome: Outcome, asked: int | None, sources: gathering.Sources) -> bool:
-    least = sources.settings.min_requests if asked is None else asked
+def _least(options: argparse.Namespace, sources: gathering.Sources) -> int:
+    """How many requests it takes to call traffic clean; a file holds what somebody chose to record."""
+    if options.min_requests is not None:
+        return int(options.min_requests)
+    return 1 if options.source else sources.settings.min_requests
+
+
+def _too_little(outcome: Outcome, least: int) -> bool:
     if outcome.judgement.requests >= least:
         return False
     print(
