@@ -10,7 +10,7 @@ from apicost.catalog import documents
 from apicost.catalog.contracts import read_documents
 from apicost.catalog.extract import extract
 from apicost.catalog.faults import faults_of
-from apicost.catalog.openapi import Source
+from apicost.catalog.given import sources_of
 from apicost.core.conformance.contract import DocumentFault
 from apicost.problems import InputError, Problem
 
@@ -21,10 +21,10 @@ LINES_UP_TO_BYTES = 16 << 20
 def lint(files: Sequence[Path]) -> tuple[list[DocumentFault], list[Problem]]:
     """Faults of documents, by file and place, and problems: what of them can't be read or understood.
 
-    Each file is an API of its own, named by `api_ids`. Duplicates are looked for within files and across them.
+    Each file is an API of its own, named by `sources_of`. Duplicates are looked for within files and across them.
     Nothing is raised.
     """
-    sources = [Source(id=name, documents=(file,)) for name, file in zip(api_ids(files), files, strict=True)]
+    sources = sources_of(files)
     read = read_documents(sources)
     problems = [
         problem for document in read for problem in (*document.extraction.problems, *document.promises.problems)
@@ -34,20 +34,6 @@ def lint(files: Sequence[Path]) -> tuple[list[DocumentFault], list[Problem]]:
         if source.id not in usable:
             problems.extend(extract(source.documents[0]).problems)
     return _placed(list(faults_of(read))), problems
-
-
-def api_ids(files: Sequence[Path]) -> list[str]:
-    """An id for each file: its name without suffix; two files called openapi.yaml are openapi and openapi-2."""
-    taken: dict[str, int] = {}
-    names = []
-    for file in files:
-        name = file.stem
-        while name in taken:
-            taken[file.stem] += 1
-            name = f"{file.stem}-{taken[file.stem]}"
-        taken[name] = 1
-        names.append(name)
-    return names
 
 
 def _placed(faults: list[DocumentFault]) -> list[DocumentFault]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from apicost import config, run
 from apicost.catalog import contracts, documents, openapi
-from apicost.catalog.openapi import ApiSource, Source
+from apicost.catalog.given import sources_of
+from apicost.catalog.openapi import ApiSource
 from apicost.commands import _months
 from apicost.commands._windows import months_touched
 from apicost.config import Config, ConformanceSettings
@@ -54,10 +55,7 @@ def sources(options: argparse.Namespace) -> Sources:
     given = options.spec and not options.config
     file = options.config or (_months.DEFAULT_CONFIG if _months.DEFAULT_CONFIG.is_file() and not given else None)
     settings = config.load(file) if file else Config()
-    taken = {api.id for api in settings.apis}
-    apis: list[ApiSource] = [*settings.apis]
-    for path in options.spec:
-        apis.append(Source(id=_fresh(path.stem, taken), documents=(path,)))
+    apis: list[ApiSource] = [*settings.apis, *sources_of(options.spec, [api.id for api in settings.apis])]
     if not apis:
         raise _months.error("apicost conformance", "no document given", "nothing can be compared",
                             "give -c apicost.yaml, or --spec FILE for each document")  # fmt: skip
@@ -232,15 +230,6 @@ def _observed_days(ledger: Ledger, start_unix_s: int, end_unix_s: int) -> float:
 
 def _zone(book: PriceBook | None) -> str:
     return book.time_zone if book else "UTC"
-
-
-def _fresh(stem: str, taken: set[str]) -> str:
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
 
 
 def _lines(findings: Sequence[Finding]) -> Mapping[tuple[str, str], int]:

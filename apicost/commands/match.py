@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from apicost.catalog.openapi import ApiSource, Catalog, Source, load_apis
+from apicost.catalog.given import sources_of
+from apicost.catalog.openapi import ApiSource, Catalog, load_apis
 from apicost.core.naming.match import Index, Match
 from apicost.problems import InputError, Problem
 
@@ -97,24 +98,12 @@ def _catalog(options: argparse.Namespace) -> Catalog:
         from apicost import config
 
         sources.extend(config.load(options.config).apis)
-    ids = {source.id for source in sources}
-    for file in options.spec:
-        sources.append(Source(id=_fresh(file.stem, ids), documents=(file,)))
+    sources.extend(sources_of(options.spec, [source.id for source in sources]))
     if not sources:
         fix = "give --spec FILE for each document, or -c FILE"
         problem = Problem(place="apicost match", fact="no document given", effect="nothing can match", fix=fix)
         raise InputError([problem])
     return load_apis(sources)
-
-
-def _fresh(stem: str, taken: set[str]) -> str:
-    """An id that no other document has: two files called openapi.yaml are openapi and openapi-2."""
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
 
 
 def request(method: str, url: str) -> tuple[str, str, str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from apicost import config
 from apicost.catalog import gateway_routes
-from apicost.catalog.openapi import ApiSource, Source, load_apis
+from apicost.catalog.given import sources_of
+from apicost.catalog.openapi import ApiSource, load_apis
 from apicost.core.conformance import served
 from apicost.core.conformance.finding import SEVERITIES
 from apicost.core.conformance.served import Gap, Route
@@ -83,10 +84,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sources(options: argparse.Namespace) -> list[ApiSource]:
-    sources: list[ApiSource] = [Source(id=file.stem, documents=(file,)) for file in options.spec]
-    file = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() and not sources else None)
-    if file:
-        sources += config.load(file).apis
+    file = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() and not options.spec else None)
+    sources: list[ApiSource] = [*config.load(file).apis] if file else []
+    sources += sources_of(options.spec, [source.id for source in sources])
     if not sources:
         raise _error("apicost routes", "no document given", "give -c apicost.yaml, or --spec FILE for each document")
     return sources
