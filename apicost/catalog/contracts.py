@@ -18,7 +18,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,10 +35,10 @@ from apicost.core.conformance.contract import (
     Contract,
     Contracts,
     QueryParameter,
-    Response,
     Scheme,
 )
 from apicost.core.conformance.finding import RULES
+from apicost.core.conformance.twins import merged
 from apicost.core.naming.operations import ANY_HOST, HostPattern, Place
 from apicost.problems import InputError, Problem
 
@@ -78,9 +77,9 @@ def load_contracts(
                 if key not in operations:
                     operations[key], bases[key] = found, base
                 elif base > bases[key]:  # of two equal templates the matcher takes the longer base
-                    operations[key], bases[key] = _merged(found, operations[key]), base
+                    operations[key], bases[key] = merged(found, operations[key]), base
                 else:
-                    operations[key] = _merged(operations[key], found)
+                    operations[key] = merged(operations[key], found)
     contracts = Contracts(
         operations=operations,
         faults=tuple(fault for fault in faults_of(read) if fault.rule in RULES),
@@ -161,7 +160,7 @@ def _contracts(
                 request_required=promise.request_required,
                 responses=promise.responses,
                 security=security,
-                servers=_hosts([place.host for place in found]),
+                servers=_hosts([host for place in found for host in place.hosts]),
             ),
         )
 
@@ -170,53 +169,6 @@ def _hosts(patterns: Sequence[HostPattern]) -> tuple[str, ...]:
     if any(pattern.rank == ANY_HOST for pattern in patterns):
         return ()
     return tuple(dict.fromkeys("*".join(pattern.pieces) for pattern in patterns))
-
-
-def _merged(first: Contract, other: Contract) -> Contract:
-    """A contract that forbids only what both do. Name, file and pointer are the first one's, as the matcher's are."""
-    if (first.spec, first.pointer) == (other.spec, other.pointer):
-        return first
-    bodies = [contract.request_types for contract in (first, other) if contract.request_types is not None]
-    return replace(
-        first,
-        deprecated=first.deprecated and other.deprecated,
-        query=_both(first.query, other.query),
-        query_open=first.query_open or other.query_open,
-        request_types=tuple(dict.fromkeys(itertools.chain.from_iterable(bodies))) if bodies else None,
-        request_required=first.request_required and other.request_required,
-        responses=_either(first.responses, other.responses),
-        security=_united(first.security, other.security),
-        servers=_united(first.servers, other.servers),
-    )
-
-
-def _united(first: tuple[_T, ...], other: tuple[_T, ...]) -> tuple[_T, ...]:
-    """What either names; () is anything, and so is anything with something."""
-    return tuple(dict.fromkeys((*first, *other))) if first and other else ()
-
-
-def _both(first: tuple[QueryParameter, ...], other: tuple[QueryParameter, ...]) -> tuple[QueryParameter, ...]:
-    """Query parameters of either, required and deprecated where both say so."""
-    ours, theirs = ({(one.name, one.prefix): one for one in side} for side in (first, other))
-    common = ours.keys() & theirs.keys()
-    return tuple(
-        replace(
-            one,
-            required=key in common and one.required and theirs[key].required,
-            deprecated=key in common and one.deprecated and theirs[key].deprecated,
-        )
-        for key, one in (theirs | ours).items()
-    )
-
-
-def _either(first: tuple[Response, ...], other: tuple[Response, ...]) -> tuple[Response, ...]:
-    if not first or not other:
-        return ()
-    found = {one.status: one for one in first}
-    for one in other:
-        mine = found.setdefault(one.status, one)
-        found[one.status] = replace(mine, types=tuple(dict.fromkeys((*mine.types, *one.types))))
-    return tuple(found.values())
 
 
 def _read(path: Path, cache_dir: Path | None) -> Promises:

@@ -17,7 +17,6 @@ from apicost.core.conformance.point import MOST_NAMED
 from apicost.core.conformance.queries import asked
 from apicost.core.conformance.templates import Templates
 from apicost.core.conformance.traffic import CLIENT_BITS, estimated_clients
-from apicost.core.conformance.undocumented import markers_as_parameters
 from tests.core.conformance_traffic import NOON_S, api_of, batch, contract, contracts, get, judged, rules, shape
 
 LIST = contract("GET /orders")
@@ -108,6 +107,18 @@ def test_a_parameter_that_was_renamed_is_the_same_operation():
     assert rules(found) == [("undocumented-status", "GET /v1/orders/{orderId}", "status 418")]
 
 
+def test_requests_that_fit_two_operations_are_held_against_what_both_forbid():
+    """Only the ambiguity is told of what one of them allows; what neither does is a finding of the first."""
+    one = contract("GET /a/{x}", responses=("200",), query=("must!",))
+    two = contract("GET /a/{y}", responses=("404",), query=("other",), deprecated=True)
+    allowed = [get("/v1/a/1", query_names="must"), get("/v1/a/1", status=404, query_names="other")]
+    assert [f.rule for f in judged(allowed, one, two).findings] == ["ambiguous-operation"]
+    found = judged([*allowed, get("/v1/a/1", status=418)], one, two)
+    assert rules(found)[1:] == [("undocumented-status", "GET /v1/a/{x}", "status 418")]
+    assert "GET /v1/a/{y} of shop" in found.findings[0].fix
+    assert [(c.operations, c.statuses) for c in found.coverage] == [(2, 2)]
+
+
 def test_an_operation_of_another_host_of_the_same_api_is_a_server_mismatch():
     """Operations may have servers of their own."""
     upload = contract("POST /files", servers=("upload.example",))
@@ -156,7 +167,7 @@ def test_an_undocumented_method_is_told_by_its_template():
     stripped = api_of(ONE, prefix="/shop")  # the gateway takes a prefix away that no contract has
     requests = [get(f"/shop/v1/orders/{n}", method="DELETE") for n in range(20)]
     (finding,) = judged(requests, ONE, apis=[stripped]).findings
-    assert (finding.rule, finding.path_template) == ("undocumented-method", "/shop/v1/orders/{id}")
+    assert (finding.rule, finding.path_template) == ("undocumented-method", "/shop/v1/orders/{orderId}")
 
 
 def test_shadows_are_grouped_by_template_of_the_api_or_of_the_host():
@@ -165,12 +176,15 @@ def test_shadows_are_grouped_by_template_of_the_api_or_of_the_host():
     requests += [get(f"/x/{n}", host=host) for n in range(3) for host in ("a.example", "b.example")]
     found = judged(requests, LIST)
     assert rules(found) == [
-        ("shadow-endpoint", "GET /x/{id}", "host a.example"),
-        ("shadow-endpoint", "GET /x/{id}", "host b.example"),
-        ("shadow-endpoint", "GET /v1/debug/{id}", ""),
+        ("shadow-endpoint", "GET /x/{xId}", "host a.example"),
+        ("shadow-endpoint", "GET /x/{xId}", "host b.example"),
+        ("shadow-endpoint", "GET /v1/debug/{debugId}", ""),
     ]
     assert [f.api for f in found.findings] == [None, None, "shop"]
-    assert found.findings[0].sample == "GET a.example/x/{id} -> 200"
+    hosts = ["eu.example", "us.example"]
+    both = judged([get("/v1/debug", host=host, calls=2) for host in hosts], LIST, apis=[api_of(LIST, hosts=hosts)])
+    assert [(f.api, f.count) for f in both.findings] == [("shop", 4)]
+    assert found.findings[0].sample == "GET a.example/x/{xId} -> 200"
 
 
 def test_templates_can_be_inferred_by_others():
@@ -188,12 +202,6 @@ def test_templates_can_be_inferred_by_others():
         ("GET", "/v1/{all}", 3),
         ("POST", "/v1/{all}", 1),
     ]
-
-
-def test_markers_become_parameters():
-    """Without inference what folding found is a parameter, each with its own name."""
-    paths = ["/a/{int}/b/{uuid}", "/a", "/", "*", "/{int}.json"]
-    assert markers_as_parameters(paths) == ["/a/{id}/b/{id2}", "/a", "/", "*", "/{int}.json"]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +261,7 @@ def test_seven_alike_are_not_enough(differing):
 def test_ids_of_one_folded_path_are_one_path():
     """Eight numbers are no eight paths."""
     found = judged([page(f"/v1/debug/{n}") for n in range(8)], LIST)
-    assert rules(found) == [("shadow-endpoint", "GET /v1/debug/{id}", "")]
+    assert rules(found) == [("shadow-endpoint", "GET /v1/debug/{debugId}", "")]
 
 
 def slow_alike(intervals, wanted):

@@ -78,7 +78,7 @@ DEAD = contract("GET /dead")
 
 # rule -> (requests, operations, more of judged()), what it says: (method and template, detail).
 FIRES = {
-    "shadow-endpoint": (([get("/v1/debug/17", calls=3)], LIST), {}, "GET /v1/debug/{id}", ""),
+    "shadow-endpoint": (([get("/v1/debug/17", calls=3)], LIST), {}, "GET /v1/debug/{debugId}", ""),
     "undocumented-method": (([get("/v1/orders/8", method="DELETE")], LIST, ONE), {}, "DELETE /v1/orders/{id}", ""),
     "security-missing": (
         ([get("/v1/me")], contract("GET /me", security=(KEY,))),
@@ -185,6 +185,13 @@ QUIET = {
         (([get("/v1/me", status=401)], contract("GET /me", security=(KEY,), responses=("401",))), {}),
         (([get("/v1/me", status=200, **GATEWAY)], SECRET), {}),
         (([get("/v1/me")], contract("GET /me", security=(KEY, ()))), {}),  # or nothing at all
+        (
+            (
+                [get("/v1/me", query_names="(more)")],
+                contract("GET /me", query_open=True, security=((Scheme(name="k", kind="query", query_name="k"),),)),
+            ),
+            {},
+        ),
         (([get("/v1/me")], contract("GET /me", security=((Scheme(name="k", kind=""),),))), {}),
         (
             (
@@ -284,6 +291,7 @@ QUIET = {
     "response-size-anomaly": [
         ((sizes((300, 98), (300_000, 1)), LIST), {}),  # too few calls
         ((sizes((300, 195), (300_000, 5)), LIST), {}),  # too many to be odd
+        ((sizes((300, 199), (300_000, 1)), LIST), {"settings": Settings(anomaly_min_calls=201)}),
         ((sizes((300, 199), (1_000, 1)), LIST), {}),  # not far enough
         ((sizes((300_000, 199), (300, 1)), LIST), {}),  # far below
         ((sizes((300, 199)) + sizes((300_000, 1), method="HEAD"), LIST), {}),

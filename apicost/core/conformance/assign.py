@@ -5,22 +5,31 @@ Rules of this file:
   undocumented and is documented now is that operation's; one that was documented and is no more is a former
   operation's, if it was called after that left the documents.
 - A host that no document names and a path that one documents are a documented operation in another place.
+- Where the matcher says that several operations fit as well, a request is held only against what all of them forbid.
 - "Absent" means absent from the documents of all APIs for that host, not of the matched API alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
 
 from apicost.core.conformance.contract import Contract, Contracts, Former
 from apicost.core.conformance.templates import Fit, Templates
-from apicost.core.conformance.traffic import Mask, Traffic
-from apicost.core.naming.operations import MATCHED, PREFLIGHT, UNDOCUMENTED_METHOD, UNDOCUMENTED_PATH, UNKNOWN_HOST
-from apicost.core.naming.paths import fits, normal_host
+from apicost.core.conformance.traffic import Ints, Mask, Traffic
+from apicost.core.conformance.twins import merged
+from apicost.core.naming.operations import (
+    AMBIGUOUS,
+    MATCHED,
+    PREFLIGHT,
+    UNDOCUMENTED_METHOD,
+    UNDOCUMENTED_PATH,
+    UNKNOWN_HOST,
+)
+from apicost.core.naming.paths import fits, normal_host, parse_template
 
 NOTHING, OPERATION, ELSEWHERE, FORMER, METHOD, PATH, COVERED = range(7)
 
@@ -49,20 +58,32 @@ def names_host(contract: Contract, host: str | None) -> bool:
     return any(fits(tuple(server.split("*")), normal) for server in contract.servers)
 
 
+def _pattern(contract: Contract) -> tuple[object, ...]:
+    return contract.method, parse_template(contract.path_template).segments
+
+
+def _share_a_host(one: Contract, other: Contract) -> bool:
+    return not one.servers or not other.servers or not set(one.servers).isdisjoint(other.servers)
+
+
 class Assignment:
     """The places of all shapes, in columns that rules group by.
 
-    The columns "contract" (Contract), "elsewhere" (Contract) and "former" (Former) are added to the traffic;
-    null where a row has none. method, path: rows of these kinds; `template` is a column for METHOD rows, and
-    "nearest" a contract of the same path.
+    The columns "contract" and "elsewhere" (Contract), "former" (Former), "template" and "nearest" (of METHOD rows: the
+    template, and a contract of the same path) are added to the traffic; null where a row has none.
+
+    held, elsewhere, former, method, path: rows of these kinds. contracts: what rows are held against; documented:
+    the same, in the same order, as the documents have them. twins: by id() of a contract of `contracts`, the
+    operations that its requests fit as well.
     """
 
     def __init__(self, traffic: Traffic, contracts: Contracts) -> None:
         self._traffic = traffic
-        self.contracts = list(contracts.operations.values())
+        self.documented = tuple(contracts.operations.values())
+        self.contracts = list(self.documented)
         self.formers = list(contracts.former)
         self._numbers = {key: number for number, key in enumerate(contracts.operations)}
-        self._place_of = {id(contract): number for number, contract in enumerate(self.contracts)}
+        self._place_of = {id(contract): number for number, contract in enumerate(self.documented)}
         self._former_place_of = {id(former): number for number, former in enumerate(self.formers)}
         matched = traffic.among("match_state", (MATCHED,)) & ~traffic.among("operation_id", (PREFLIGHT,))
         others = traffic.among("match_state", (UNDOCUMENTED_PATH, UNDOCUMENTED_METHOD, UNKNOWN_HOST))
@@ -97,6 +118,8 @@ class Assignment:
             before = gone & matched & (traffic.numbers("first_unix_ns") < left_s * 1_000_000_000)
             former[before], kinds[before] = -1, NOTHING
         here = kinds == OPERATION
+        self.twins: dict[int, tuple[Contract, ...]] = {}
+        self._hold_against_twins(traffic, np.where(here, contract, -1))
         traffic.add("contract", np.where(here, contract, -1), self.contracts)
         traffic.add("elsewhere", np.where(kinds == ELSEWHERE, contract, -1), self.contracts)
         traffic.add("former", former, self.formers)
@@ -113,9 +136,24 @@ class Assignment:
         place = self._documented(api, method, template)
         return self.contracts[place.contract] if place.kind == OPERATION else None
 
+    def _hold_against_twins(self, traffic: Traffic, contract: Ints) -> None:
+        """Give operations that have ambiguous requests a contract that forbids only what all that fit as well do."""
+        ambiguous = [flags for flags in traffic.column("match_flags")[1] if AMBIGUOUS in flags.split(",")]
+        numbers = np.unique(contract[traffic.among("match_flags", ambiguous) & (contract >= 0)])
+        if not len(numbers):
+            return
+        alike: dict[tuple[object, ...], list[Contract]] = {}
+        for one in self.documented:
+            alike.setdefault(_pattern(one), []).append(one)
+        for number in numbers.tolist():
+            one = self.documented[number]
+            twins = tuple(t for t in alike[_pattern(one)] if t is not one and _share_a_host(one, t))
+            self.contracts[number] = lenient = reduce(merged, twins, one)
+            self.twins[id(lenient)] = twins
+
     @cached_property
     def _present(self) -> Templates[Contract]:
-        return Templates(self.contracts)
+        return Templates(self.documented)
 
     @cached_property
     def _past(self) -> Templates[Former]:

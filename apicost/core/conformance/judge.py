@@ -18,7 +18,7 @@ from apicost.core.conformance.finding import OFF, SEVERITIES, Finding, Judgement
 from apicost.core.conformance.point import point_rules
 from apicost.core.conformance.sampled import sampled_rules
 from apicost.core.conformance.traffic import Draft, Traffic, finish
-from apicost.core.conformance.undocumented import Infer, markers_as_parameters, undocumented_rules
+from apicost.core.conformance.undocumented import Infer, undocumented_rules
 from apicost.core.conformance.window import NEEDS_A_WINDOW, Seen, window_rules
 
 
@@ -29,13 +29,14 @@ def judge(
     *,
     window_days: float,
     samples: pa.Table | None = None,
-    infer: Infer = markers_as_parameters,
+    infer: Infer | None = None,
 ) -> Judgement:
     """What a window's traffic does that the documents do not say.
 
     shapes: columns as in `records.SHAPE`, any order, any buckets. window_days: how long was looked, traffic or not.
     samples: columns as in `records.SAMPLE`; None where no bodies are sampled.
-    infer: folded paths of one API or host -> their templates, one for each, in order.
+    infer: folded paths of one API or host -> their templates, one for each, in order; None: `infer.Inference` in the
+        light of all documents.
 
     Ignores and baselines are not looked at. Raises records.BatchError when the columns are others.
     """

@@ -19,7 +19,6 @@ from apicost.core.conformance.contract import AUTH_KINDS, Contract, Response, Sc
 from apicost.core.conformance.queries import Asked, Described, asked, has
 from apicost.core.conformance.traffic import Draft, Groups, Mask, Traffic, of_operation
 from apicost.core.naming.operations import AMBIGUOUS, FALLTHROUGH, LOOSE
-from apicost.core.naming.paths import Segment, parse_template
 
 MOST_NAMED = 50
 # RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5: no content, so a media type there says nothing.
@@ -40,7 +39,7 @@ def point_rules(traffic: Traffic, assignment: Assignment) -> Iterator[Draft]:
     # On a host that no document names, "not found" may well be that host's own answer.
     elsewhere = assignment.elsewhere & traffic.upstream & ~traffic.among("status", noise.GONE)
     yield from _servers(traffic, held, elsewhere)
-    yield from _flags(traffic, held, assignment.contracts)
+    yield from _flags(traffic, held, assignment)
 
 
 def response_of(contract: Contract, status: str) -> Response | None:
@@ -284,7 +283,7 @@ def _on_host(contract: Contract, host: str, places: Sequence[tuple[Groups, int]]
     return of_operation("server-mismatch", contract, rows, detail=f"host {what}", with_host=True, fix=fix)
 
 
-def _flags(traffic: Traffic, held: Mask, contracts: Sequence[Contract]) -> Iterator[Draft]:
+def _flags(traffic: Traffic, held: Mask, assignment: Assignment) -> Iterator[Draft]:
     """What the matcher had to say of its own answer."""
     groups = traffic.groups(held & ~traffic.among("match_flags", (None,)), "contract", "match_flags")
     found: dict[tuple[int, str], list[int]] = {}
@@ -292,12 +291,6 @@ def _flags(traffic: Traffic, held: Mask, contracts: Sequence[Contract]) -> Itera
         for flag in dict.fromkeys(flags.split(",")):
             if flag in (AMBIGUOUS, LOOSE, FALLTHROUGH):
                 found.setdefault((id(contract), flag), []).append(number)
-    if not found:
-        return
-    alike: dict[tuple[str, tuple[Segment, ...]], list[Contract]] = {}
-    if any(flag == AMBIGUOUS for _, flag in found):
-        for contract in contracts:
-            alike.setdefault(_pattern(contract), []).append(contract)
     for (_, flag), numbers in found.items():
         contract = groups.values[numbers[0]][0]
         if flag == LOOSE:
@@ -310,11 +303,7 @@ def _flags(traffic: Traffic, held: Mask, contracts: Sequence[Contract]) -> Itera
                 f"was meant, or have clients call a path that only {contract.path_template} fits"
             )
         else:
-            rivals = [name_of(c) + f" of {c.api}" for c in alike[_pattern(contract)] if c is not contract]
+            rivals = [f"{name_of(one)} of {one.api}" for one in assignment.twins.get(id(contract), ())]
             others = f" ({', '.join(sorted(rivals))})" if rivals else ""
             fix = f"give {name_of(contract)} and what else fits{others} paths, hosts or priorities that differ"
         yield of_operation(flag, contract, groups.rows(*numbers), fix=fix)
-
-
-def _pattern(contract: Contract) -> tuple[str, tuple[Segment, ...]]:
-    return contract.method, parse_template(contract.path_template).segments

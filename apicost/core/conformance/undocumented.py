@@ -8,7 +8,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -17,35 +16,22 @@ from apicost.core.conformance import noise
 from apicost.core.conformance.assign import Assignment
 from apicost.core.conformance.contract import Contracts
 from apicost.core.conformance.finding import Settings
+from apicost.core.conformance.infer import Inference
 from apicost.core.conformance.traffic import Draft, Ints, Mask, Traffic, estimated_clients
 
 # Folded paths of one API or host -> their templates, one for each, in order.
 Infer = Callable[[Sequence[str]], Sequence[str]]
 
 OTHER_PATHS = "(other)"  # stands for the least called paths of a day, which are not kept apart
-_MARKER = re.compile(r"(?<=/)\{[a-z]+\}(?=/|$)")
-
-
-def markers_as_parameters(paths: Sequence[str]) -> list[str]:
-    """Folded paths as templates: "/users/{int}/files/{uuid}" is "/users/{id}/files/{id2}". Nothing else is inferred."""
-    return [_with_parameters(path) for path in paths]
-
-
-def _with_parameters(path: str) -> str:
-    number = 0
-
-    def name(_: re.Match[str]) -> str:
-        nonlocal number
-        number += 1
-        return "{id}" if number == 1 else f"{{id{number}}}"
-
-    return _MARKER.sub(name, path)
 
 
 def undocumented_rules(
-    traffic: Traffic, assignment: Assignment, contracts: Contracts, settings: Settings, infer: Infer
+    traffic: Traffic, assignment: Assignment, contracts: Contracts, settings: Settings, infer: Infer | None
 ) -> tuple[list[Draft], int]:
     """The drafts, and the calls that were taken for a "not found" page."""
+    if infer is None:
+        unmatched = (assignment.method | assignment.path).any()
+        infer = Inference(contract.path_template for contract in assignment.documented if unmatched)
     drafts = [*_former(traffic, assignment.former & traffic.upstream)]
     drafts += _methods(traffic, assignment.method & traffic.upstream, contracts, infer)
     unknown = assignment.path & traffic.upstream & ~traffic.among("status", noise.NO_SUCH_PATH)

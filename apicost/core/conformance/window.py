@@ -41,7 +41,7 @@ class Seen:
     def __init__(self, traffic: Traffic, assignment: Assignment) -> None:
         self.operations: dict[Identity, Contract] = {}
         self.documented: dict[Identity, dict[str, str]] = {}  # status -> pointer
-        for contract in assignment.contracts:
+        for contract in assignment.documented:
             key = _identity(contract)
             self.operations.setdefault(key, contract)
             statuses = self.documented.setdefault(key, {})
@@ -54,7 +54,8 @@ class Seen:
             for (contract, status), calls in zip(groups.values, groups.sums(traffic.calls).tolist(), strict=True):
                 key = _identity(contract)
                 self.calls[key] += calls
-                described = response_of(contract, status) if status is not None else None
+                own = self.operations[key]
+                described = response_of(own, status) if status is not None else None
                 if described is not None:
                     self.statuses[key].add(described.status)
 
