@@ -1,4 +1,5 @@
 """POST /v1/usage: usage batches from gateway workers, answered with 200 only when they are durable.
+POST /v1/samples: sampled bodies, answered with 200 once they wait in memory for the checker.
 
 Rules of this file:
 - Whatever can be refused is refused from the headers, before a byte of the body is read.
@@ -17,6 +18,7 @@ import secrets
 import stat
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,8 @@ import msgspec
 from aiohttp import web
 
 from apicost.ingest.exit_spool import PickedUp, pick_up
-from apicost.ingest.lines import Limits
+from apicost.ingest.lines import BatchRefused, Limits, Refusal
+from apicost.ingest.samples import SampleQueue, parse_samples
 from apicost.ingest.spool import Spool
 from apicost.ingest.writer import Outcome, Writer
 from apicost.problems import InputError, Problem
@@ -42,6 +45,7 @@ class Options:
     max_body_bytes: int = 8 << 20
     max_lines_per_batch: int = 20_000
     max_batches_per_s: int = 2_000
+    max_sample_batches_per_s: int = 100
     max_path_bytes: int = 2_048
     max_inflight_bytes: int = 24 << 20
     body_timeout_s: float = 30.0
@@ -51,12 +55,16 @@ class Options:
         return Limits(max_lines=self.max_lines_per_batch, max_path_bytes=self.max_path_bytes)
 
 
-def make_app(options: Options, spool: Spool) -> web.Application:
-    """The receiver as an aiohttp application. Its writer thread lives from start-up to clean-up."""
+def make_app(options: Options, spool: Spool, samples: SampleQueue | None = None) -> web.Application:
+    """The receiver as an aiohttp application. Its writer thread lives from start-up to clean-up.
+
+    samples: where sampled bodies wait; None takes none.
+    """
     app = web.Application(client_max_size=options.max_body_bytes)
-    receiver = _Receiver(options, Writer(spool, options.limits))
+    receiver = _Receiver(options, Writer(spool, options.limits), samples)
     app[_RECEIVER] = receiver
     app.router.add_post("/v1/usage", receiver.usage)
+    app.router.add_post("/v1/samples", receiver.sampled)
 
     async def start(_: web.Application) -> None:
         receiver.writer.start()
@@ -128,20 +136,48 @@ def _token_problem(path: Path, fact: str, fix: str) -> InputError:
     )
 
 
-class _Receiver:
-    """The handler and what it keeps: a rate, the bytes in memory, and counts of the event loop's thread."""
+class _Rate:
+    """A bucket of one second's batches."""
 
-    def __init__(self, options: Options, writer: Writer) -> None:
+    def __init__(self, most_per_s: int) -> None:
+        self._most = self._allowance = float(most_per_s)
+        self._allowed_at_s = time.monotonic()
+
+    def allows(self) -> bool:
+        now_s = time.monotonic()
+        self._allowance = min(self._most, self._allowance + (now_s - self._allowed_at_s) * self._most)
+        self._allowed_at_s = now_s
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+
+class _Receiver:
+    """The handlers and what they keep: rates, the bytes in memory, and counts of the event loop's thread."""
+
+    def __init__(self, options: Options, writer: Writer, samples: SampleQueue | None) -> None:
         self.options = options
         self.writer = writer
+        self.samples = samples
         self.counts: Counter[str] = Counter()
         self._token = options.token.encode()
         self._inflight_bytes = 0
-        self._allowance = float(options.max_batches_per_s)
-        self._allowed_at_s = time.monotonic()
+        self._usage_rate = _Rate(options.max_batches_per_s)
+        self._sample_rate = _Rate(options.max_sample_batches_per_s)
 
     async def usage(self, request: web.Request) -> web.Response:
-        """One batch."""
+        """One batch of usage lines."""
+        return await self._with_body(request, self._usage_rate, self._add_lines)
+
+    async def sampled(self, request: web.Request) -> web.Response:
+        """One batch of sampled bodies."""
+        return await self._with_body(request, self._sample_rate, self._add_samples)
+
+    async def _with_body(
+        self, request: web.Request, rate: _Rate, take: Callable[[bytes], Awaitable[web.Response]]
+    ) -> web.Response:
+        """Refuse what can be refused unread, else read the body and give it on."""
         options = self.options
         if not self._knows(request.headers.get("Authorization", "")):
             return self._refuse(401, "token", "the bearer token is missing or wrong")
@@ -150,7 +186,7 @@ class _Receiver:
         expected = request.content_length
         if expected is not None and expected > options.max_body_bytes:
             return self._refuse(413, "body_too_large", f"a body has at most {options.max_body_bytes} bytes")
-        if not self._within_rate():
+        if not rate.allows():
             return self._refuse(429, "rate", "too many batches", retry_after_s=1)
         # A chunked body doesn't say its size: room is kept for the largest.
         reserved = options.max_body_bytes if expected is None else expected
@@ -166,9 +202,32 @@ class _Receiver:
             except TimeoutError:
                 return self._refuse(408, "body_timeout", "the body did not come")
             self.counts["body_bytes"] += len(body)
-            return self._answer(await self.writer.add(body))
+            return await take(body)
         finally:
             self._inflight_bytes -= reserved
+
+    async def _add_lines(self, body: bytes) -> web.Response:
+        return self._answer(await self.writer.add(body))
+
+    async def _add_samples(self, body: bytes) -> web.Response:
+        if self.samples is None:
+            return self._refuse(404, "samples", "sampled bodies are not taken here")
+        try:
+            batch = parse_samples(body, time.time_ns())
+        except BatchRefused as problem:
+            return self._refuse(problem.status, "samples", problem.reason)
+        offered = self.samples.offer(batch)
+        if offered.full:
+            return self._refuse(429, "samples", "too many samples wait", retry_after_s=1)
+        self.counts["answers_200"] += 1
+        answer = {
+            "accepted": offered.accepted,
+            "refused": _shown(batch.refused),
+            "refused_samples": len(batch.refused),
+            "dropped": offered.dropped,
+            "duplicate": offered.duplicate,
+        }
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     def _answer(self, outcome: Outcome) -> web.Response:
         if outcome.batch is None or outcome.added is None:
@@ -177,7 +236,7 @@ class _Receiver:
         refused = outcome.batch.refused
         answer = {
             "accepted": outcome.added.accepted,
-            "refused": [{"line": r.position, "reason": r.reason} for r in refused[:SHOWN_REFUSALS]],
+            "refused": _shown(refused),
             "refused_lines": len(refused),
             "duplicate": outcome.added.duplicate,
         }
@@ -192,7 +251,7 @@ class _Receiver:
             headers["Retry-After"] = str(retry_after_s)
         body = msgspec.json.encode({"error": reason})
         response = web.Response(status=status, body=body, content_type="application/json", headers=headers)
-        if kind != "batch":
+        if kind not in ("batch", "samples"):
             response.force_close()  # the rest of the body is not read
         return response
 
@@ -201,16 +260,9 @@ class _Receiver:
         given = token.strip().encode(errors="replace")
         return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
 
-    def _within_rate(self) -> bool:
-        """A bucket of one second's batches."""
-        most = float(self.options.max_batches_per_s)
-        now_s = time.monotonic()
-        self._allowance = min(most, self._allowance + (now_s - self._allowed_at_s) * most)
-        self._allowed_at_s = now_s
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+
+def _shown(refused: tuple[Refusal, ...]) -> list[dict[str, object]]:
+    return [{"line": r.position, "reason": r.reason} for r in refused[:SHOWN_REFUSALS]]
 
 
 _RECEIVER = web.AppKey("apicost.receiver", _Receiver)
