@@ -393,6 +393,20 @@ def test_requests_are_counted_by_who_answered_and_whether_they_matched():
     assert (found.requests, found.matched, found.gateway_calls) == (7, 5, 4)
 
 
+def test_what_is_documented_by_now_counts_as_matched():
+    """The documents of today speak about all of the window."""
+    found = judged([get("/v1/debug", calls=9)], LIST, contract("GET /debug"), apis=[api_of(LIST)])
+    assert (found.matched, found.findings, found.coverage[0].operations_seen) == (9, (), 1)
+
+
+def test_the_usual_size_is_that_of_the_middle_call():
+    """Neither the smallest answer nor the average decides what is far above."""
+    sizes = ((20, 1), (300, 198), (300_000, 1))
+    found = judged([get("/v1/orders", downstream_out_app_bytes=size, calls=calls) for size, calls in sizes], LIST)
+    assert [(f.rule, f.count) for f in found.findings] == [("response-size-anomaly", 1)]
+    assert "below 1 KiB" in found.findings[0].fix
+
+
 # Sampled bodies.
 
 
@@ -494,6 +508,7 @@ def test_drift_is_new_fixed_and_regressed():
     after = window(2_000, ("loose-match", 41), ("shadow-endpoint", 9), ("deprecated-in-use", 1))
     assert kinds(drift(before, after)) == [["deprecated-in-use"], ["undocumented-method"], ["loose-match"]]
     assert kinds(drift(before, window(2_000, ("loose-match", 40))))[2] == []
+    assert kinds(drift(before, window(1_000, ("undocumented-method", 9))))[2] == []
 
 
 def test_a_window_that_is_too_short_fixes_nothing():

@@ -292,7 +292,7 @@ QUIET = {
         ((sizes((300, 98), (300_000, 1)), LIST), {}),  # too few calls
         ((sizes((300, 195), (300_000, 5)), LIST), {}),  # too many to be odd
         ((sizes((300, 199), (300_000, 1)), LIST), {"settings": Settings(anomaly_min_calls=201)}),
-        ((sizes((300, 199), (1_000, 1)), LIST), {}),  # not far enough
+        ((sizes((300, 199), (2_000, 1)), LIST), {}),  # not far enough
         ((sizes((300_000, 199), (300, 1)), LIST), {}),  # far below
         ((sizes((300, 199)) + sizes((300_000, 1), method="HEAD"), LIST), {}),
         ((sizes((300, 199)) + sizes((300_000, 1), **GATEWAY), LIST), {}),
