@@ -25,8 +25,8 @@ KNOWN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Client:
-    def __init__(self, session, url, app, spool):
-        self.session, self.url, self.app, self.spool = session, url, app, spool
+    def __init__(self, session, url, app, spool, samples=None):
+        self.session, self.url, self.app, self.spool, self.samples = session, url, app, spool, samples
 
     async def post(self, body, headers=None, path="/v1/usage"):
         async with self.session.post(self.url + path, data=body, headers=KNOWN if headers is None else headers) as r:
@@ -38,15 +38,15 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder, **options):
+async def serving(folder, samples=None, **options):
     spool = Spool.open(folder / "spool")
-    app = receiver.make_app(Options(**({"token": TOKEN} | options)), spool)
+    app = receiver.make_app(Options(**({"token": TOKEN} | options)), spool, samples)
     running = receiver.make_runner(app)
     await running.setup()
     await web.TCPSite(running, "127.0.0.1", 0).start()
     try:
         async with aiohttp.ClientSession() as session:
-            yield Client(session, f"http://127.0.0.1:{running.addresses[0][1]}", app, spool)
+            yield Client(session, f"http://127.0.0.1:{running.addresses[0][1]}", app, spool, samples)
     finally:
         await running.cleanup()
         spool.close()
