@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,12 @@ from aiohttp import web
 
 from apicost import __version__, memory, run
 from apicost import config as configuration
+from apicost.catalog.sample_host import SampleHost
 from apicost.core import records
 from apicost.core.clock import Clock
 from apicost.ingest import exit_spool, receiver, spool
 from apicost.ingest import probe as probing
+from apicost.ingest.samples import SampleQueue
 from apicost.problems import InputError
 from apicost.store import lake
 from apicost.web import app as pages
@@ -46,6 +48,8 @@ SEAL_S = 0.5  # how often flow snapshots become a sealed segment
 RETRY_PROBE_S = 10.0
 HOUSEKEEPING_S = 5.0
 COMPACT_S = 600.0
+SAMPLES_S = 5.0  # how often what sampled bodies showed becomes a segment
+SAMPLES_KNOWN_S = 3_600.0  # how long the ledger knows a batch of samples: a gateway sends one again at once or never
 SESSION_SHIFT = 48  # socket cookies stay far below 2**48: the bits above tell one probe session from the next
 
 
@@ -94,6 +98,15 @@ class Daemon:
         self._step()  # what was acknowledged before the last stop
         self.pipeline.end_session(self.knowledge, clock_now())
         self.session = self._next_session()
+        settings = config.conformance
+        self.sample_queue = SampleQueue()
+        self.samples = SampleHost(
+            self.sample_queue,
+            cache=config.state_dir / "cache",
+            memory_bytes=settings.checker_memory_bytes,
+            idle_s=settings.checker_idle_s,
+        )
+        self._kept_samples: deque[tuple[float, str]] = deque()
         self.probe: probing.Probe | None = None
         self._first_probe_try = threading.Event()
         self._compaction: subprocess.Popen[bytes] | None = None
@@ -109,7 +122,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, done.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
-        app = receiver.make_app(self._receiver_options(), self.spool)
+        app = receiver.make_app(self._receiver_options(), self.spool, self.sample_queue)
         runners: list[web.AppRunner] = []
         threads: list[threading.Thread] = []
         try:
@@ -122,6 +135,7 @@ class Daemon:
                 threads.append(threading.Thread(target=target, name=name, daemon=True))
             for thread in threads:
                 thread.start()
+            self.samples.start(self.config.apis)
             await asyncio.to_thread(self._first_probe_try.wait)
             memory.give_back_library_pages()
             self._announce()
@@ -129,6 +143,7 @@ class Daemon:
         finally:
             if runners:
                 await runners[0].cleanup()
+            await asyncio.to_thread(self.samples.stop)
             self.stop_probe.set()
             if threads:
                 await asyncio.to_thread(threads[0].join)
@@ -287,18 +302,39 @@ class Daemon:
 
     def _step_loop(self) -> None:
         """A correlation step every `step_s`, and housekeeping in between."""
-        housekept_s = compacted_s = time.monotonic()
+        housekept_s = compacted_s = samples_s = time.monotonic()
         while not self.stopping.wait(self.config.correlate.step_s):
             self._guarded("ledger", self._step)
             now_s = time.monotonic()
             if now_s - housekept_s >= HOUSEKEEPING_S:
                 housekept_s = now_s
                 self._guarded("housekeeping", self._housekeeping)
+            if now_s - samples_s >= SAMPLES_S:
+                samples_s = now_s
+                self._guarded("samples", self._keep_samples)
             if now_s - compacted_s >= COMPACT_S:
                 compacted_s = now_s
                 self._guarded("compaction", self._compact)
                 memory.give_back_library_pages()  # of what is done seldom, such as reading new documents
         self._guarded("ledger", self._step)
+        self._guarded("samples", self._keep_samples)
+
+    def _keep_samples(self) -> None:
+        """Commit what the sample checker found; on a full disk it stays in memory for the next try."""
+        results = self.samples.take()
+        try:
+            kept = run.keep_samples(self.ledger, results) if results else []
+        except OSError:
+            self.samples.give_back(results)
+            raise
+        now_s = time.monotonic()
+        self._kept_samples.extend((now_s, identity) for identity in kept)
+        known = self._kept_samples
+        old = []
+        while known and now_s - known[0][0] > SAMPLES_KNOWN_S:
+            old.append(known.popleft()[1])
+        if old:
+            self.ledger.forget(old)
 
     def _guarded(self, part: str, work: Any) -> None:
         """Run a part; what goes wrong is shown and tried again, and never ends the daemon."""
@@ -394,6 +430,7 @@ class Daemon:
             return
         self.knowledge = knowledge
         self.config = config
+        self.samples.use(config.apis)
         self.shared.problems.pop("configuration", None)
         self._note_knowledge()
         log.info("configuration taken: %d operations", knowledge.operations)
@@ -429,11 +466,13 @@ class Daemon:
         gauges |= {f"step_{name}": value for name, value in self.shared.step_levels.items()}
         gauges["resident_bytes"] = memory.resident_bytes()
         gauges["arrow_bytes"] = pa.total_allocated_bytes()
+        counters |= self.samples.figures()
+        gauges |= {"samples_waiting": self.sample_queue.samples, "samples_checker_running": self.samples.running}
         gauges |= {f"spool_{k}": v for k, v in self.spool.backlog().items()}
         return pages.Status(
             node=self.config.node,
             failures=tuple(self.shared.failures.values()),
-            problems=tuple(self.shared.problems.values()),
+            problems=(*self.shared.problems.values(), *filter(None, [self.samples.problem])),
             facts=(
                 ("version", __version__),
                 ("probe", self.shared.probe_state),

@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from apicost import memory
 from apicost.catalog import openapi, prices
+from apicost.catalog.sample_checker import Row
+from apicost.catalog.sample_host import sample_table
 from apicost.config import Config
 from apicost.core import records
 from apicost.core.clock import Clock
@@ -151,6 +153,18 @@ def _counts(named: pa.Table, counts: Mapping[str, int]) -> StepCounts:
         if count:
             calls[value] = count
     return StepCounts(exchanges=sum(calls.values()), calls_by_api=calls, counts=dict(counts))
+
+
+def keep_samples(ledger: lake.Lake, results: Sequence[tuple[str, Sequence[Row]]]) -> list[str]:
+    """Commit what the sample checker found, each batch once by its identity; returns the identities committed.
+
+    Raises OSError where the ledger can't be written: the same results can be kept later.
+    """
+    known = ledger.consumed([identity for identity, _ in results])
+    new = {identity: rows for identity, rows in results if identity not in known}
+    if new:
+        ledger.commit(list(new), {"samples": sample_table(new.values())})
+    return list(new)
 
 
 def correlate_settings(config: Config) -> correlate.Settings:

@@ -66,6 +66,13 @@ HELP = {
     "ring_lost": "Turn records that did not fit the ring: turns merged, no byte lost",
     "overflow_in_bytes": "Wire bytes in of flows that did not fit the flow table",
     "overflow_out_bytes": "Wire bytes out of flows that did not fit the flow table",
+    "samples_received": "Sampled bodies taken by the receiver",
+    "samples_dropped": "Sampled bodies dropped here: no room, or no checker",
+    "samples_dropped_by_gateways": "Sampled bodies that gateway workers dropped",
+    "samples_checked": "Sampled bodies held against their documents",
+    "samples_deviating": "Sampled bodies that do not fit their documents",
+    "samples_unmatched": "Sampled bodies of no documented operation",
+    "samples_unusable": "Sampled bodies that were cut, compressed or not the backend's",
     "probe_attached": "1 while the kernel counts, 0 while only gateway lines come",
 }
 
