@@ -160,7 +160,7 @@ def _contracts(
                 request_required=promise.request_required,
                 responses=promise.responses,
                 security=security,
-                servers=_hosts([place.host for place in found]),
+                servers=_hosts([host for place in found for host in place.hosts]),
             ),
         )
 

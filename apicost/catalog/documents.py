@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import unquote
 
 import msgspec
@@ -33,58 +35,58 @@ LINES_UP_TO_BYTES = 4 << 20  # larger documents give JSON pointers instead of li
 CHECKED_UP_TO_BYTES = 1 << 20
 
 
-class _Parameter(msgspec.Struct, omit_defaults=True):
-    ref: Any = msgspec.field(default=msgspec.UNSET, name="$ref")
-    name: Any = msgspec.UNSET
-    multi: Any = msgspec.field(default=msgspec.UNSET, name="x-multi-segment")
+# What is read of a JSON document; everything else is skipped without being built.
+_Parameter = TypedDict("_Parameter", {"$ref": Any, "name": Any, "x-multi-segment": Any}, total=False)
 
 
-class _Operation(msgspec.Struct, omit_defaults=True):
-    operationId: Any = msgspec.UNSET
-    deprecated: Any = msgspec.UNSET
-    tags: Any = msgspec.UNSET
-    servers: Any = msgspec.UNSET
-    parameters: list[_Parameter] | msgspec.UnsetType = msgspec.UNSET
+class _Operation(TypedDict, total=False):
+    operationId: Any
+    deprecated: Any
+    tags: Any
+    servers: Any
+    parameters: list[_Parameter]
 
 
-_Maybe = _Operation | msgspec.UnsetType
+_PathItem = TypedDict(
+    "_PathItem",
+    {
+        "$ref": Any,
+        "servers": Any,
+        "parameters": list[_Parameter],
+        "get": _Operation,
+        "put": _Operation,
+        "post": _Operation,
+        "delete": _Operation,
+        "options": _Operation,
+        "head": _Operation,
+        "patch": _Operation,
+        "trace": _Operation,
+        "query": _Operation,
+        "additionalOperations": dict[str, _Operation],
+    },
+    total=False,
+)
 
 
-class _PathItem(msgspec.Struct, omit_defaults=True):
-    ref: Any = msgspec.field(default=msgspec.UNSET, name="$ref")
-    servers: Any = msgspec.UNSET
-    parameters: list[_Parameter] | msgspec.UnsetType = msgspec.UNSET
-    get: _Maybe = msgspec.UNSET
-    put: _Maybe = msgspec.UNSET
-    post: _Maybe = msgspec.UNSET
-    delete: _Maybe = msgspec.UNSET
-    options: _Maybe = msgspec.UNSET
-    head: _Maybe = msgspec.UNSET
-    patch: _Maybe = msgspec.UNSET
-    trace: _Maybe = msgspec.UNSET
-    query: _Maybe = msgspec.UNSET
-    additionalOperations: dict[str, _Operation] | msgspec.UnsetType = msgspec.UNSET
+class _Components(TypedDict, total=False):
+    parameters: dict[str, _Parameter]
+    pathItems: dict[str, _PathItem]
 
 
-class _Components(msgspec.Struct, omit_defaults=True):
-    parameters: dict[str, _Parameter] | msgspec.UnsetType = msgspec.UNSET
-    pathItems: dict[str, _PathItem] | msgspec.UnsetType = msgspec.UNSET
+class _Info(TypedDict, total=False):
+    title: Any
 
 
-class _Info(msgspec.Struct, omit_defaults=True):
-    title: Any = msgspec.UNSET
-
-
-class _Document(msgspec.Struct, omit_defaults=True):
-    openapi: Any = msgspec.UNSET
-    swagger: Any = msgspec.UNSET
-    info: _Info | msgspec.UnsetType = msgspec.UNSET
-    servers: Any = msgspec.UNSET
-    host: Any = msgspec.UNSET
-    basePath: Any = msgspec.UNSET
-    paths: dict[str, _PathItem] | msgspec.UnsetType = msgspec.UNSET
-    components: _Components | msgspec.UnsetType = msgspec.UNSET
-    parameters: dict[str, _Parameter] | msgspec.UnsetType = msgspec.UNSET  # Swagger 2.0
+class _Document(TypedDict, total=False):
+    openapi: Any
+    swagger: Any
+    info: _Info
+    servers: Any
+    host: Any
+    basePath: Any
+    paths: dict[str, _PathItem]
+    components: _Components
+    parameters: dict[str, _Parameter]  # Swagger 2.0
 
 
 _DECODER = msgspec.json.Decoder(_Document)
@@ -120,7 +122,7 @@ def pruned(raw: bytes) -> Any:
     None where it must be read whole to say more: types are unusual, or it is not JSON.
     """
     try:
-        return msgspec.to_builtins(_DECODER.decode(raw.removeprefix(b"\xef\xbb\xbf")))
+        return _DECODER.decode(raw.removeprefix(b"\xef\xbb\xbf"))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
 
@@ -241,8 +243,16 @@ def unchanged(path: Path, digests: Mapping[str, str]) -> bool:
 
 def places(path: Path, raw: bytes, pointers: Sequence[tuple[str | int, ...]]) -> list[str]:
     """FILE:LINE of values, or of the nearest enclosing one; FILE#POINTER where finding lines would take too long."""
+    if not pointers:
+        return []
+    if looks_like_json(raw):
+        try:
+            text = raw.decode("utf-8-sig")
+            return [f"{path}:{line}" for line in _json_lines(text, pointers)]
+        except (ValueError, RecursionError, StopIteration):
+            pass  # YAML may begin with a brace too
     root: Any = None
-    if pointers and len(raw) <= LINES_UP_TO_BYTES:
+    if len(raw) <= LINES_UP_TO_BYTES:
         try:
             yamlfile.bound_depth(raw, str(path))
             root = yaml.compose(raw, Loader=_Loader)
@@ -251,6 +261,58 @@ def places(path: Path, raw: bytes, pointers: Sequence[tuple[str | int, ...]]) ->
     if root is None:
         return [f"{path}#{json_pointer(pointer)}" if pointer else str(path) for pointer in pointers]
     return [f"{path}:{_line(root, pointer)}" for pointer in pointers]
+
+
+# Takes a text and a place in it; gives the value that begins there and where it ends. In C.
+_SCAN: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _json_lines(text: str, pointers: Sequence[tuple[str | int, ...]]) -> list[int]:
+    """The lines of values of a JSON text: of their keys, in objects. Raises ValueError, StopIteration: not JSON.
+
+    What no pointer leads into is stepped over by the standard library's scanner.
+    """
+    found = dict.fromkeys(pointers, 0)
+    begin = _after(text, 0)
+    waiting: list[tuple[int, tuple[str | int, ...], list[tuple[str | int, ...]]]] = [(begin, (), list(found))]
+    while waiting:
+        at, here, wanted = waiting.pop()
+        below: dict[str | int, list[tuple[str | int, ...]]] = {}
+        for pointer in wanted:
+            if len(pointer) > len(here):
+                below.setdefault(pointer[len(here)], []).append(pointer)
+        if not below or text[at] not in "{[":
+            continue
+        is_object = text[at] == "{"
+        at = _after(text, at + 1)
+        number = 0
+        while below and text[at] not in "}]":
+            key: str | int = number
+            shown = at
+            if is_object:
+                key, at = scanstring(text, at + 1, True)
+                at = _after(text, _after(text, at) + 1)  # behind the colon
+            if key in below:
+                inside = below.pop(key)
+                found.update(dict.fromkeys(inside, shown))
+                waiting.append((at, (*here, key), inside))
+            at = _after(text, _SCAN(text, at)[1])
+            if text[at] == ",":
+                at = _after(text, at + 1)
+            number += 1
+    lines: dict[int, int] = {}
+    line, last = 1, 0
+    for at in sorted({begin, *found.values()}):
+        line += text.count("\n", last, at)
+        lines[at], last = line, at
+    return [lines[found[pointer] or begin] for pointer in pointers]
+
+
+def _after(text: str, at: int) -> int:
+    """Behind the white space of a JSON text."""
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _line(node: Any, pointer: Sequence[str | int]) -> int:

@@ -207,12 +207,12 @@ def _overlapping(documents: Sequence[Read]) -> Iterator[DocumentFault]:
         for found in document.found:
             order += 1
             for place in found.places:
-                if bound and place.host.rank == ANY_HOST:
-                    continue  # its routes tell its traffic
-                group = hosts.setdefault((place.host, place.operation.method), {})
-                group.setdefault((place.segments, place.discriminators), []).append(
-                    _Here(place, document.source, order)
-                )
+                here = _Here(place, document.source, order)
+                for host in place.hosts:
+                    if bound and host.rank == ANY_HOST:
+                        continue  # its routes tell its traffic
+                    group = hosts.setdefault((host, place.operation.method), {})
+                    group.setdefault((place.segments, place.discriminators), []).append(here)
     said: set[tuple[object, ...]] = set()
     for (_, method), shapes in hosts.items():
         faults = [*(fault for here in shapes.values() for fault in _identical(here)), *_ambiguous(method, shapes)]

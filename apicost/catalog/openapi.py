@@ -10,18 +10,22 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from apicost.catalog.extract import Extracted, Extraction, extract
 from apicost.catalog.extract import Server as ServerObject
 from apicost.catalog.servers import Server, configured_base, configured_host, expand
 from apicost.core.naming.match import Api, Claim, Index, Operation, Place
-from apicost.core.naming.operations import ANY
-from apicost.core.naming.paths import Segment, parse_template
+from apicost.core.naming.operations import ANY, HostPattern
+from apicost.core.naming.paths import Segment, forget_templates, parse_template
 from apicost.problems import Problem
+
+_T = TypeVar("_T", bound=Hashable)
 
 
 class ApiSource(Protocol):
@@ -102,27 +106,33 @@ def load_apis(apis: Sequence[ApiSource], *, cache_dir: Path | None = None) -> Ca
 
     cache_dir: keeps what was extracted of YAML documents, by content, so that the next start need not parse them.
     """
-    read = [(api, [extract(Path(file), cache_dir=cache_dir) for file in api.documents]) for api in apis]
-    built = [_api(api, extractions) for api, extractions in read]
-    extractions = [(api, extraction) for api, found in read for extraction in found]
-    problems = [problem for _, e in extractions if not e.usable for problem in e.problems]
-    problems += [problem for _, e in extractions if e.usable for problem in (*e.problems, *e.doubles)]
+    read: list[tuple[ApiSource, list[Extraction]]] = []
+    built: list[Api] = []
+    loaded: list[Loaded] = []
+    for api in apis:
+        found = [extract(Path(file), cache_dir=cache_dir) for file in api.documents]
+        built.append(_api(api, found))
+        loaded.extend(
+            Loaded(api=api.id, file=e.file, usable=e.usable, title=e.title, operations=len(e.operations)) for e in found
+        )
+        # What was extracted takes as much memory as what is made of it, so it goes document by document.
+        read.append((api, [msgspec.structs.replace(e, operations=[], servers=[]) for e in found]))
+    forget_templates()
+    extractions = [extraction for _, found in read for extraction in found]
+    problems = [problem for e in extractions if not e.usable for problem in e.problems]
+    problems += [problem for e in extractions if e.usable for problem in (*e.problems, *e.doubles)]
     operations: dict[tuple[str, str, str], Operation] = {}
     named: dict[tuple[str, str, str], Operation] = {}
-    for api in built:
-        for place in api.places:
+    for made in built:
+        for place in made.places:
             operation = place.operation
             named.setdefault((operation.api, operation.method, operation.path_template), operation)
             operations.setdefault((operation.api, operation.spec, operation.pointer), operation)
-    loaded = tuple(
-        Loaded(api=a.id, file=e.file, usable=e.usable, title=e.title, operations=len(e.operations))
-        for a, e in extractions
-    )
     return Catalog(
         index=Index(built),
         operations=tuple(operations.values()),
         named=tuple(named.values()),
-        documents=loaded,
+        documents=tuple(loaded),
         problems=tuple(problems),
         content_hash=_hash(read),
     )
@@ -187,41 +197,58 @@ def places_of(source: ApiSource, extraction: Extraction) -> Iterator[tuple[Extra
     """Each operation of a document with the places that it is found at; one `Operation` for each base path."""
     prefix = configured_base(source.strip_prefix)[1]
     reached = [_reached(source, servers) for servers in extraction.servers]
+    shared: dict[Hashable, Any] = {}
     for operation in extraction.operations:
-        yield operation, list(_places(source, extraction.file, operation, reached[operation.servers], prefix))
+        servers = reached[operation.servers]
+        yield operation, list(_places(source, extraction.file, operation, servers, prefix, shared))
 
 
 def _places(
-    source: ApiSource, file: str, extracted: Extracted, servers: Sequence[Server], prefix: tuple[Segment, ...]
+    source: ApiSource,
+    file: str,
+    extracted: Extracted,
+    servers: Sequence[Server],
+    prefix: tuple[Segment, ...],
+    shared: dict[Hashable, Any],
 ) -> Iterator[Place]:
-    template = parse_template(extracted.template, (*extracted.multi_segment, *source.multi_segment))
+    """One place for each base path. shared: one object for all that is equal; a document says most things often."""
+    spans = (*extracted.multi_segment, *source.multi_segment)
+    template = parse_template(extracted.template, spans)
     written = _without_variant(extracted.template)
     operations: dict[str, Operation] = {}
+    hosts: dict[tuple[str, tuple[Segment, ...]], dict[HostPattern, None]] = {}
     seen = set()
     for server in servers:
-        key = (server.host, server.segments)
-        if key in seen:
+        if (server.host, server.segments) in seen:
             continue
-        seen.add(key)
-        if server.base not in operations:
-            operations[server.base] = Operation(
+        seen.add((server.host, server.segments))
+        hosts.setdefault((server.base, server.segments), {})[server.host] = None
+    for (base_path, base_segments), patterns in hosts.items():
+        if base_path not in operations:
+            operations[base_path] = Operation(
                 api=source.id,
                 operation_id=extracted.operation_id or f"{extracted.method} {extracted.template}",
                 method=extracted.method,
-                path_template=server.base + written,
+                path_template=_one(shared, base_path + written),
                 spec=file,
                 pointer=extracted.pointer,
                 deprecated=extracted.deprecated,
-                tags=extracted.tags,
+                tags=_one(shared, extracted.tags),
             )
-        base = (*prefix, *server.segments)
+        base = (*prefix, *base_segments)
         yield Place(
-            operation=operations[server.base],
-            host=server.host,
-            segments=(*base, *template.segments),
+            operation=operations[base_path],
+            hosts=_one(shared, tuple(patterns)),
+            segments=_one(shared, (*base, *template.segments)),
             base_segments=len(base),
-            discriminators=template.discriminators,
+            discriminators=_one(shared, template.discriminators),
         )
+
+
+def _one(shared: dict[Hashable, Any], value: _T) -> _T:
+    """The first object that was equal to this one."""
+    found: _T = shared.setdefault(value, value)
+    return found
 
 
 def _without_variant(template: str) -> str:

@@ -32,7 +32,7 @@ def place(api, line, host="", base="", prefix="", name=None):
     )
     return Place(
         operation=operation,
-        host=host_pattern(host),
+        hosts=(host_pattern(host),),
         segments=(*front, *template.segments),
         base_segments=len(front),
         discriminators=template.discriminators,

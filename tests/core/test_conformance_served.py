@@ -24,7 +24,7 @@ def api(*templates: str, host: str = "", name: str = "shop", **more: object) -> 
         )  # fmt: skip
         pattern = HostPattern(EXACT_HOST, (host,)) if host else ANY
         segments = parse_template(template).segments
-        places.append(Place(operation=operation, host=pattern, segments=segments, base_segments=0))
+        places.append(Place(operation=operation, hosts=(pattern,), segments=segments, base_segments=0))
     return Api(id=name, places=tuple(places), **more)  # type: ignore[arg-type]
 
 

@@ -173,7 +173,7 @@ def _serves(route: Route, patterns: Sequence[_Pattern], api: Api, place: Place) 
     operation = place.operation
     if route.methods and operation.method not in route.methods:
         return False
-    if not api.bound and not _hosts_meet(route.hosts, place.host):
+    if not api.bound and not any(_hosts_meet(route.hosts, host) for host in place.hosts):
         return False
     if api.path_seen == "upstream" and route.rewrite:
         return _reached(route.rewrite, patterns, place.segments)
@@ -187,7 +187,7 @@ def _hides(route: Route, api: Api) -> bool:
     patterns = tuple(map(_pattern, route.uris))
     for place in api.places:
         if (route.methods and place.operation.method not in route.methods) or (
-            not api.bound and not _hosts_meet(route.hosts, place.host)
+            not api.bound and not any(_hosts_meet(route.hosts, host) for host in place.hosts)
         ):
             continue
         if api.path_seen == "client":

@@ -17,7 +17,7 @@ with a million distinct paths.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -108,28 +108,26 @@ class _Scope:
 
     def __init__(self, apis: Sequence[Api], ranked: dict[int, _Entry], bound: bool) -> None:
         self.sole_api = apis[0].id if bound and len(apis) == 1 else None
-        by_host: dict[tuple[HostPattern, bool], list[tuple[int, Place | Claim, Api]]] = {}
+        by_host: dict[tuple[HostPattern, bool], list[tuple[Place | Claim, Api]]] = {}
         for api in apis:
             upstream = api.path_seen == "upstream"
-            items: tuple[Place | Claim, ...] = (*api.places, *api.claims)
-            for item in items:
-                hosts = [item.host]
-                if bound:
-                    hosts = list(dict.fromkeys((item.host, ANY)))
-                elif api.bound and item.host.rank == ANY_HOST:
-                    continue
-                for host in hosts:
-                    by_host.setdefault((host, upstream), []).append((id(item), item, api))
-        shared: dict[tuple[int, ...], trie.Node] = {}
+            for item in itertools.chain[Place | Claim](api.places, api.claims):
+                found = (item, api)
+                for host in dict.fromkeys((*_hosts(item), ANY)) if bound else _hosts(item):
+                    if bound or not api.bound or host.rank != ANY_HOST:
+                        by_host.setdefault((host, upstream), []).append(found)
+        # Where some template documents HEAD, a HEAD on another path may fall through to it: no sure answer then.
+        heads = any(entry.operation.method == "HEAD" for entry in ranked.values())
+        shared: dict[tuple[Hashable, ...], trie.Node] = {}
         self._exact: dict[str, list[_Target]] = {}
         self._patterns: list[tuple[tuple[str, ...], _Target]] = []
         self._any: list[_Target] = []
         for (host, upstream), members in by_host.items():
             # Hosts with the same operations share one trie, so a list of mirrors costs nothing.
-            key = tuple(dict.fromkeys(number for number, _, _ in members))
+            key = tuple(dict.fromkeys(_identity(item, api) for item, api in members))
             if key not in shared:
-                shared[key] = _compile([(item, api) for _, item, api in members], ranked)
-            target = _Target(host.rank, shared[key], upstream, frozenset(api.id for _, _, api in members))
+                shared[key] = _compile(members, ranked, heads)
+            target = _Target(host.rank, shared[key], upstream, frozenset(api.id for _, api in members))
             if host.rank == EXACT_HOST:
                 self._exact.setdefault(host.pieces[0], []).append(target)
             elif host.rank == HOST_PATTERN:
@@ -165,7 +163,16 @@ def _view(targets: Sequence[_Target]) -> _View:
     return _View(ordered, None, False, alone)
 
 
-def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entry]) -> trie.Node:
+def _identity(item: Place | Claim, api: Api) -> Hashable:
+    """What tells items of one host from each other: the same claim under two hosts is two objects."""
+    return id(item) if isinstance(item, Place) else (api.id, item.base)
+
+
+def _hosts(item: Place | Claim) -> tuple[HostPattern, ...]:
+    return item.hosts if isinstance(item, Place) else (item.host,)
+
+
+def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entry], heads: bool) -> trie.Node:
     root: trie.Node = {}
     for item, api in items:
         if isinstance(item, Claim):
@@ -175,8 +182,6 @@ def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entr
             trie.insert(root, item.segments).setdefault(trie.ENTRIES, []).append(ranked[id(item)])
     trie.mark_sure(root)
     leaves = [node for node in trie.nodes_of(root) if trie.ENTRIES in node]
-    # Where some template documents HEAD, a HEAD on another path may fall through to it: no sure answer then.
-    heads = any(entry.operation.method == "HEAD" for entry in ranked.values())
     for node in leaves:
         node[trie.ENTRIES].sort(key=lambda entry: entry.order)
         node[trie.ANSWERS] = _sure_answers(node[trie.ENTRIES], heads)
@@ -575,8 +580,9 @@ def _rank(apis: Sequence[Api]) -> dict[int, _Entry]:
         place = places[index][0]
         ranked[id(place)] = _Entry(
             order=order,
-            group=groups.setdefault(keys[index][0], len(groups)),
-            tie=ties.setdefault(keys[index][:2], len(ties)),
+            # Numbered by their first entries: the same int objects, of which there are few.
+            group=groups.setdefault(keys[index][0], order),
+            tie=ties.setdefault(keys[index][:2], order),
             operation=place.operation,
             discriminators=place.discriminators,
         )

@@ -61,14 +61,14 @@ ANY = HostPattern(ANY_HOST, ())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an operation is found: one host pattern and one path pattern.
+    """Where an operation is found: one path pattern under some host patterns.
 
     base_segments: how many of the segments are base path (a prefix that the gateway strips included).
     discriminators: (name, value) pairs that the query must have; value None: the name is enough.
     """
 
     operation: Operation
-    host: HostPattern
+    hosts: tuple[HostPattern, ...]
     segments: tuple[Segment, ...]
     base_segments: int
     discriminators: tuple[tuple[str, str | None], ...] = ()
