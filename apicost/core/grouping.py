@@ -31,13 +31,12 @@ class Groups:
 
     def __init__(self, time: Ints, keys: Mapping[str, Codes]) -> None:
         self._time = time
-        self._keys = keys
+        self._keys = {name: (codes, *_ranks(values)) for name, (codes, values) in keys.items()}
         # Keys become one integer per row whose order is that of the values; where the product of their
         # ranges would not fit, what has been combined so far is renumbered first.
         first, last = int(time.min()), int(time.max())
         combined, size = time - first, last - first + 1
-        for codes, values in keys.values():
-            rank_of, _ = _ranks(values)
+        for codes, rank_of, _ in self._keys.values():
             ranks = rank_of[codes]
             low, high = int(ranks.min()), int(ranks.max())
             if low == high:
@@ -64,8 +63,7 @@ class Groups:
 
     def key(self, name: str) -> pa.DictionaryArray:
         """A key's value in each group."""
-        codes, values = self._keys[name]
-        rank_of, texts = _ranks(values)
+        codes, rank_of, texts = self._keys[name]
         return text_in_use(rank_of[codes[self._heads]] - 1, texts)
 
     def merged(self, values: npt.NDArray[np.integer], how: np.ufunc = np.add) -> pa.Array:

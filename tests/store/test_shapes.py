@@ -210,6 +210,14 @@ def test_texts_that_look_like_sql_or_nothing(tmp_path, small_bounds):
     everywhere(tmp_path, {"'": 2, "": 2, None: 1, OTHER: 5}, "query_names")
 
 
+@pytest.mark.usefixtures("small_bounds")
+def test_no_host_is_another_than_an_empty_one(tmp_path):
+    """Absent and empty are two hosts: each has its own place among the most called."""
+    paths = [("/a", ""), ("/a", ""), ("/a", None), ("/b", "h"), ("/b", "h"), ("/c", "h"), ("/c", "h")]
+    write(tmp_path, [shadow(path, host=host) for path, host in paths])
+    everywhere(tmp_path, {("/a", ""): 2, ("/b", "h"): 2, ("/c", "h"): 2, (OTHER, OTHER): 1}, "path", "host")
+
+
 def sample(**fields) -> dict:
     row = {c.name: None if c.type == records.TEXT else 0 for c in records.SAMPLE}
     row |= {"minute_unix_s": NOON, "api": "orders", "samples": 1, "first_unix_ns": 5, "last_unix_ns": 5}
