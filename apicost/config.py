@@ -107,7 +107,7 @@ class ConformanceSettings:
     orphan_days: float = 7.0  # how long an operation must not be called before it is told
     status_min_calls: int = 100  # calls of an operation before a documented status counts as never seen
     soft_404_paths: int = 8  # so many undocumented paths with the same answer are a "not found" page
-    # Where the gateway's plugin looks for API keys (its metadata says the same): keys elsewhere leave no trace in lines.
+    # Where the plugin looks for API keys, as its metadata says: keys elsewhere leave no trace in usage lines.
     api_key_headers: tuple[str, ...] = ("apikey", "x-api-key")
     api_key_query: tuple[str, ...] = ("apikey",)
     min_requests: int = 20  # fewer in the window: too little traffic to call it clean

@@ -29,7 +29,7 @@ from apicost.core.conformance.judge import judge
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.statement import Statement
-from apicost.ingest import recorded
+from apicost.ingest import har, recorded
 from apicost.problems import InputError
 from apicost.report.conformance.cost import costs
 from apicost.report.conformance.outcome import NS_PER_S, Drift, Outcome
@@ -82,7 +82,8 @@ def of_ledger(
 ) -> Outcome:
     """`from_ledger` for a ledger that is open. statements: of the months touched, where they are rated already."""
     book = sources.book
-    present, notes = promised(sources.apis)
+    known = sources.settings
+    present, notes = promised(sources.apis, known.api_key_headers, known.api_key_query)
     present = dataclasses.replace(present, former=ledger.former(present.operations))
     months = [_months.month_of(name, book) for name in months_touched(start_unix_s, end_unix_s, _zone(book))]
     _months.say(f"reading {ledger.folder}")
@@ -121,8 +122,11 @@ def of_month(ledger: Ledger, settings: Config, statement: Statement, api: str | 
 
 def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
     """The findings of recorded traffic: thresholds against noise are 1, nothing has a cost. Raises InputError."""
-    found = recorded.load(path)
-    present, notes = promised(sources.apis)
+    known = sources.settings
+    headers = sorted({*known.api_key_headers, *_key_headers(sources.apis)})
+    found = recorded.load(path, api_key_headers=headers)
+    # An archive shows every header, so that a key in any of them can be told.
+    present, notes = promised(sources.apis, headers if found.messages else known.api_key_headers, known.api_key_query)
     knowledge = run.load_knowledge(sources.apis, None)
     exchanges = run.seen_in(found.flows, found.lines, found.clock, knowledge, sources.config)
     seen = shapes.shapes(exchanges, knowledge.scopes)
@@ -177,16 +181,27 @@ def with_drift(outcome: Outcome, sources: Sources, start_unix_s: int, end_unix_s
     )
 
 
-def promised(apis: Sequence[ApiSource]) -> tuple[Contracts, list[str]]:
+def promised(
+    apis: Sequence[ApiSource],
+    api_key_headers: Sequence[str] = har.API_KEY_HEADERS,
+    api_key_query: Sequence[str] = ("apikey",),
+) -> tuple[Contracts, list[str]]:
     """What the documents promise, with their own faults; and what is wrong with them, in words.
 
+    api_key_headers, api_key_query: where API keys are looked for.
     Raises InputError where no document can be used.
     """
     catalog = openapi.load_apis(apis)
     if catalog.documents and not any(document.usable for document in catalog.documents):
         raise InputError(catalog.problems)
-    found, problems = contracts.load_contracts(apis)
+    found, problems = contracts.load_contracts(apis, api_key_headers=api_key_headers, api_key_query=api_key_query)
     return found, [str(problem) for problem in (*catalog.problems, *problems)]
+
+
+def _key_headers(apis: Sequence[ApiSource]) -> set[str]:
+    """The headers that documents want API keys in, lower case."""
+    schemes = (scheme for read in contracts.read_documents(apis) for scheme in read.promises.schemes.values())
+    return {s.key.lower() for s in schemes if s.type == "apiKey" and s.place == "header"}
 
 
 def _samples(samples: pa.Table | None, api: str | None) -> pa.Table | None:

@@ -114,3 +114,26 @@ def test_without_a_usable_document_nothing_is_judged(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("openapi: [")
     assert cli.main(["conformance", "--spec", str(broken), "--from", str(resources.folder("sample-run"))]) == 2
+
+
+def test_an_archive_shows_keys_in_any_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key in a header that no plugin looks for: with it nothing is missing, without it security-missing."""
+    document = tmp_path / "api.yaml"
+    document.write_text(
+        "openapi: 3.1.0\ninfo: {title: T, version: '1'}\nservers: [{url: 'http://a.example'}]\n"
+        "security: [{key: []}]\npaths:\n  /x:\n    get: {operationId: x, responses: {'200': {description: ok}}}\n"
+        "components: {securitySchemes: {key: {type: apiKey, in: header, name: X-Tenant-Key}}}\n"
+    )
+    codes = []
+    for headers in ([{"name": "x-tenant-key", "value": "k"}], []):
+        entry = {
+            "startedDateTime": "2026-11-23T10:00:00Z", "time": 1,
+            "request": {"method": "GET", "url": "http://a.example/x", "httpVersion": "HTTP/1.1", "headers": headers},
+            "response": {"status": 200, "headers": [], "content": {}},
+        }  # fmt: skip
+        file = tmp_path / "traffic"
+        file.write_text(json.dumps({"log": {"entries": [entry]}}))
+        codes.append(cli.main(["conformance", "--spec", str(document), "--from", str(file), "--format", "ndjson"]))
+        rules = [json.loads(line)["rule"] for line in capsys.readouterr().out.splitlines()]
+        assert rules == ([] if headers else ["security-missing"])
+    assert codes == [0, 1]
