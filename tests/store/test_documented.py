@@ -56,6 +56,24 @@ def test_an_operation_that_came_back_is_not_former(tmp_path):
             assert formers(tmp_path, *now) == {1: [("b", NOON + 1)], 3: [("b2", NOON + 3)]}.get(second, [])
 
 
+def test_an_operation_that_moved_is_remembered_where_it_stood_last(tmp_path):
+    """Another file or operationId under the same method and path: what is told is the latest."""
+    with Lake.open(tmp_path) as lake:
+        for second, now in enumerate([[A, B], [A, operation("b", operation_id="b2", spec="new.yaml")], [A]]):
+            lake.note_operations(now, NOON + second)
+    with Ledger.open(tmp_path) as ledger:
+        (found,) = ledger.former(keys(A))
+    assert (found.operation_id, found.spec, found.last_unix_s) == ("b2", "new.yaml", NOON + 2)
+
+
+def test_coming_back_takes_the_former_end_away(tmp_path):
+    """As it was before it left: documents that lost it since then lost it after the ledger last noted it."""
+    with Lake.open(tmp_path) as lake:
+        for second, now in enumerate([[A, B], [A], [A, B]]):
+            lake.note_operations(now, NOON + second)
+    assert formers(tmp_path, A) == [("b", NOON + 2)]
+
+
 def test_documents_newer_than_the_ledger_tell_too(tmp_path):
     """What was removed since the documents were last noted was in them until then at least."""
     with Lake.open(tmp_path) as lake:
