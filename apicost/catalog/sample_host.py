@@ -226,8 +226,10 @@ class _Child:
             if size > MAX_FRAME_BYTES:
                 raise CheckerGone(f"an answer of {size} bytes")
             return msgspec.json.decode(self._read(size, deadline_s, stopping), type=kind)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise CheckerGone(f"the checker has ended: {error}") from error
+        except msgspec.MsgspecError as error:
+            raise CheckerGone(f"the checker's answer is not readable: {error}") from error
+        except OSError as error:  # a broken pipe
+            raise CheckerGone(f"the checker has ended ({self._how()})") from error
 
     def _write(self, content: bytes, deadline_s: float, stopping: threading.Event) -> None:
         rest = memoryview(content)
