@@ -359,7 +359,12 @@ class ApisixGateway(Gateway):
         sections = {
             name: value for name, value in self.content.items() if isinstance(value, list) and name in _SECTIONS
         }
-        _write_yaml(self.prefix / "conf" / "apisix.yaml", {**sections, "ssls": [ssl]}, end="#END\n")
+        path = self.prefix / "conf" / "apisix.yaml"
+        before = int(path.stat().st_mtime) if path.exists() else 0
+        _write_yaml(path, {**sections, "ssls": [ssl]}, end="#END\n")
+        # APISIX reads the file again when its time has changed, in whole seconds.
+        newer = max(int(time.time()), before + 1)
+        os.utime(path, (newer, newer))
         https: dict[str, Any] = {"ip": "127.0.0.1", "port": self.https_port}
         if _apisix_version(self.prefix) < (3, 9):
             https["enable_http2"] = True  # later versions have it on for all ports and refuse it here

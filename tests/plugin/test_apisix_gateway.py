@@ -103,6 +103,16 @@ def test_certificates_are_literal_blocks(start):
     assert ssl["cert"] == apisix.self_signed[0].read_text()
 
 
+def test_each_writing_has_a_second_of_its_own(start):
+    """APISIX compares the file's time in whole seconds: two changes at once must not look like one."""
+    apisix, _ = start()
+    times = []
+    for _ in range(3):
+        apisix.write_resources()
+        times.append(int((apisix.prefix / "conf" / "apisix.yaml").stat().st_mtime))
+    assert len(set(times)) == 3
+
+
 def test_what_init_says_is_told(start):
     """`apisix init` refuses the configuration: its words are in the error."""
     _, said = start(init="echo no such setting; exit 1")

@@ -169,7 +169,7 @@ def test_the_queue_is_bounded_and_drops_are_counted(make_gateway):
 @pytest.mark.parametrize("status", [400, 413, 415])
 def test_a_batch_that_will_never_be_taken_is_not_sent_again(make_gateway, status):
     """After 400, 413 or 415 the batch is given up, counted, and the next one goes its way."""
-    gateway = make_gateway()
+    gateway = make_gateway(flush_interval=0.5)
     gateway.sink.answer = status
     calls(gateway, 4)
     until(lambda: gateway.sink.posts)
