@@ -171,7 +171,7 @@ def test_a_catalogue_of_another_form_is_refused(tmp_path):
     Lake.open(tmp_path).close()
     with sqlite3.connect(tmp_path / CATALOGUE) as connection:
         connection.execute("pragma user_version = 9")
-    with pytest.raises(LedgerError, match="form 9 of the ledger, this apicost knows form 1"):
+    with pytest.raises(LedgerError, match="form 9 of the ledger, this apicost knows form 2"):
         Lake.open(tmp_path)
 
 
