@@ -84,7 +84,7 @@ def of_ledger(
     book = sources.book
     known = sources.settings
     present, notes = promised(sources.apis, known.api_key_headers, known.api_key_query)
-    present = dataclasses.replace(present, former=ledger.former(present.operations))
+    present = dataclasses.replace(present, former=ledger.former(present.operations, unreadable=present.unreadable))
     months = [_months.month_of(name, book) for name in months_touched(start_unix_s, end_unix_s, _zone(book))]
     _months.say(f"reading {ledger.folder}")
     # Traffic is read by the stretches that prices change at, so that each part of it has one price.
@@ -195,6 +195,7 @@ def promised(
     if catalog.documents and not any(document.usable for document in catalog.documents):
         raise InputError(catalog.problems)
     found, problems = contracts.load_contracts(apis, api_key_headers=api_key_headers, api_key_query=api_key_query)
+    found = dataclasses.replace(found, unreadable=tuple(d.file for d in catalog.documents if not d.usable))
     return found, [str(problem) for problem in (*catalog.problems, *problems)]
 
 

@@ -127,3 +127,4 @@ class Contracts:
     former: tuple[Former, ...] = ()
     faults: tuple[DocumentFault, ...] = ()
     documents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # API id -> its files
+    unreadable: tuple[str, ...] = ()  # of those files: nobody knows what they promise
