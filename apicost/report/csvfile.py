@@ -20,7 +20,9 @@ from apicost import durable
 from apicost.core.rating import money
 
 # Columns of text made by this program: numbers, whose minus sign is theirs, and hexadecimal digits.
-OURS = frozenset(("quantity", "unit_price", "list_cost", "billed_cost", "charge_id"))
+OURS = frozenset(
+    ("quantity", "unit_price", "list_cost", "billed_cost", "charge_id", "contracted_cost", "contracted_unit_price")
+)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NEEDS_QUOTES = (",", '"', "\r", "\n")
 

@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +18,19 @@ import numpy as np
 import pyarrow as pa
 
 from apicost.core import records
+from apicost.core.rating import tags
 from apicost.core.rating.period import Period, utc_text
+from apicost.core.rating.pricebook import TAGS, TagRule
 from apicost.core.rating.statement import CHARGE, Statement
 from apicost.core.rating.usage_rows import KEYS, UsageRows
 from apicost.report import csvfile
 
 PIECE_ROWS = 1 << 15  # written in pieces: about 30 MB of text at a time
 
-OWNERS = ("owner", "team", "tags")
-CHARGE_COLUMNS = (*(column.name for column in CHARGE), *OWNERS)
+OWNERS = ("owner", "team", "tags", "cost_center")
+_CHARGE = tuple(column.name for column in CHARGE if column.name not in OWNERS)
+_FIRST = _CHARGE.index("price_book_version") + 1  # the columns that the first exports had, then owners
+CHARGE_COLUMNS = (*_CHARGE[:_FIRST], *OWNERS, *_CHARGE[_FIRST:])
 _LEG_SUMS = tuple(
     f"{leg}_{way}_{kind}_bytes" for leg in records.LEGS for kind in ("wire", "app") for way in ("in", "out")
 )
@@ -95,7 +99,7 @@ def _charge_pieces(statement: Statement, apis: Mapping[str, ApiInfo], api: str |
         stop = min(start + PIECE_ROWS, last)
         key, line = statement.key[start:stop], statement.line[start:stop]
         low, high = int(key[0]), int(key[-1]) + 1
-        keys = with_owners(statement.keys.slice(low, high - low), apis)
+        keys = with_owners(statement.keys.slice(low, high - low), apis, statement.book.tags)
         own = statement.own_columns(start, stop)
         parts = []
         for group in groups:
@@ -115,20 +119,31 @@ def _kind(name: str, of_line: Mapping[str, object]) -> str:
     return "key" if name in KEYS or name in OWNERS else "own"
 
 
-def with_owners(charges: pa.Table, apis: Mapping[str, ApiInfo]) -> pa.Table:
-    """Charges with the owner, team and tags (name=value;...) of their API."""
+def with_owners(charges: pa.Table, apis: Mapping[str, ApiInfo], rules: Sequence[TagRule] = ()) -> pa.Table:
+    """Charges, or their keys, with owner, team and cost centre, and the tags (name=value;...) of their API.
+
+    rules: the price book's; what none of them tags has what the configuration says of its API.
+    """
+    tagged = tags_of(charges, apis, rules)
     codes, values = records.codes(charges, "api")
     infos = [apis.get(name, ApiInfo()) for name in values]
-    texts = {
-        "owner": [info.owner for info in infos],
-        "team": [info.team for info in infos],
-        "tags": [";".join(f"{k}={v}" for k, v in sorted(info.tags.items())) for info in infos],
-    }
-    for name, of_api in texts.items():
-        known = sorted({text for text in of_api if text})
-        code = np.array([known.index(text) if text else -1 for text in of_api] + [-1], np.int32)
-        charges = charges.append_column(name, records.text(code[codes], known))
+    texts = [";".join(f"{k}={v}" for k, v in sorted(info.tags.items())) for info in infos]
+    known = sorted({text for text in texts if text})
+    code = np.array([known.index(text) if text else -1 for text in texts] + [-1], np.int32)
+    charges = charges.drop_columns([name for name in OWNERS if name in charges.column_names])
+    for name in OWNERS:
+        column = tagged.column(name) if name in TAGS else records.text(code[codes], known)
+        charges = charges.append_column(name, column)
     return charges
+
+
+def tags_of(keys: pa.Table, apis: Mapping[str, ApiInfo], rules: Sequence[TagRule]) -> pa.Table:
+    """Owner, team and cost centre of each key: by the price book's rules, else by the API's configuration."""
+    defaults = {
+        name: {"owner": info.owner, "team": info.team, "cost_center": info.tags.get("cost_center", "")}
+        for name, info in apis.items()
+    }
+    return tags.of_keys(keys, rules, defaults)
 
 
 def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator[tuple[bytes, int]]:

@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from apicost.core import records
-from apicost.core.rating import days, money
+from apicost.core.rating import budget, days, money
+from apicost.core.rating.budget import Variance
 from apicost.core.rating.days import DayFigure
 from apicost.core.rating.rate import WIRE_BYTES
 from apicost.core.rating.statement import UNALLOCATED, Statement
 from apicost.core.rating.usage_rows import UsageRows
-from apicost.report.export import ApiInfo, keys_of
+from apicost.report.export import ApiInfo, keys_of, tags_of
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -58,10 +59,11 @@ Labeller = Callable[[Mapping[str, str | None]], Label]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of a table. Costs in minor units (billed) and exact (list); None where there is no figure.
+    """One line of a table. Costs in minor units (billed) and exact; None where there is no figure.
 
     note: a second label, such as the method and path of an operation.
-    per_1000_calls, per_gb: list cost per 1,000 requests and per GB of wire bytes with clients.
+    list_cost: without contracts, contracted_cost: what is paid, before rounding.
+    per_1000_calls, per_gb: contracted cost per 1,000 requests and per GB of wire bytes with clients.
     named: a row for what has no name of its own, in parentheses.
     """
 
@@ -72,15 +74,16 @@ class Row:
     backend_bytes: int = 0
     billed_minor: int = 0
     list_cost: Fraction = Fraction()
+    contracted_cost: Fraction = Fraction()
     named: bool = False
 
     @property
     def per_1000_calls(self) -> Fraction | None:
-        return self.list_cost * 1_000 / self.calls if self.calls else None
+        return self.contracted_cost * 1_000 / self.calls if self.calls else None
 
     @property
     def per_gb(self) -> Fraction | None:
-        return self.list_cost * 10**9 / self.client_bytes if self.client_bytes else None
+        return self.contracted_cost * 10**9 / self.client_bytes if self.client_bytes else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,8 @@ class Breakdown:
 class SkuRow:
     """What one price of one SKU came to; price and cost are None where there is no price.
 
+    price: what is paid per unit, in `currency`; list_price: the book's without a contract.
+    list_cost, contracted_cost: in the statement's currency.
     scope: network scope, for what has no price: it is what a price book is most often silent about.
     """
 
@@ -109,6 +114,9 @@ class SkuRow:
     unit: str
     price: Decimal | None
     list_cost: Fraction | None
+    contracted_cost: Fraction | None
+    list_price: Decimal | None
+    currency: str = ""
     scope: str | None = None
 
 
@@ -140,6 +148,7 @@ class Figures:
     price_book_version: str
     total_minor: int
     total_exact: Fraction
+    total_list: Fraction  # what the same would have cost without contracts
     whole_minor: int  # the statement's total, of which this report's may be one API's part
     previous: tuple[str, int] | None  # month before and its total
     calls: int
@@ -164,6 +173,7 @@ class Figures:
     damaged: tuple[str, ...]
     charges: int
     apis: Mapping[str, ApiInfo]
+    budgets: tuple[Variance, ...] = ()
 
 
 def figures(
@@ -195,6 +205,7 @@ def figures(
         month=period.name, time_zone=period.time_zone, start_unix_s=period.start_unix_s, end_unix_s=period.end_unix_s,
         api=api, currency=book.currency, scale=book.statement_scale, price_book=book.id,
         price_book_version=book.version, total_minor=part.total_minor, total_exact=part.exact_total(),
+        total_list=part.list_total(),
         whole_minor=statement.total_minor, previous=previous if api is None else None, calls=sums["calls"],
         client_bytes=sum(sums[name] for name in CLIENT_BYTES),
         backend_bytes=sum(sums[name] for name in WIRE_BYTES if name not in CLIENT_BYTES),
@@ -212,6 +223,7 @@ def figures(
         app_only_bytes=sums["app_only_bytes"], app_only_calls=sums["app_only_calls"],
         completeness=None if completeness is None else tuple(sorted(completeness.items())), damaged=tuple(damaged),
         charges=int(part.charges.sum()), apis=dict(apis or {}),
+        budgets=() if api else budget.variance(statement, book, tags_of(statement.keys, apis or {}, book.tags)),
     )  # fmt: skip
 
 
@@ -266,12 +278,14 @@ class _Part:
         self.charges: Mask = self.chosen[statement.key]
         self.rows: Mask = self.chosen[statement.usage.key]
         self.total_minor = int(statement.billed_minor[self.charges].sum())
-        ratios = [line.cost_ratio() if line.price is not None else (0, 1) for line in statement.lines]
-        self.divisor = lcm(1, *(bottom for _, bottom in ratios))
-        self.factors = [top * (self.divisor // bottom) for top, bottom in ratios]
+        self.contracted = [line.cost_ratio() if line.price is not None else (0, 1) for line in statement.lines]
+        self.listed = [line.list_ratio() if line.price is not None else (0, 1) for line in statement.lines]
 
     def exact_total(self) -> Fraction:
-        return self._exact(np.zeros(len(self.statement.keys), np.int64), 1)[0]
+        return self._exact(np.zeros(len(self.statement.keys), np.int64), 1, self.contracted)[0]
+
+    def list_total(self) -> Fraction:
+        return self._exact(np.zeros(len(self.statement.keys), np.int64), 1, self.listed)[0]
 
     def billed_of(self, lines: Sequence[bool]) -> int:
         """Billed cost of the charges of some lines."""
@@ -297,7 +311,8 @@ class _Part:
         count = len(labels)
         statement = self.statement
         billed = money.add_by(group[statement.key[self.charges]], statement.billed_minor[self.charges], count)
-        exact = self._exact(group, count)
+        exact = self._exact(group, count, self.contracted)
+        listed = exact if self.listed == self.contracted else self._exact(group, count, self.listed)
         of_usage = group[statement.usage.key[self.rows]]
         calls, client, backend = (
             money.add_by(of_usage, statement.usage.of(names)[self.rows], count)
@@ -311,13 +326,13 @@ class _Part:
                 labels[i].last,
                 Row(
                     label=labels[i].text, note=labels[i].note, calls=int(calls[i]), client_bytes=int(client[i]),
-                    backend_bytes=int(backend[i]), billed_minor=int(billed[i]), list_cost=exact[i],
-                    named=labels[i].named,
+                    backend_bytes=int(backend[i]), billed_minor=int(billed[i]), list_cost=listed[i],
+                    contracted_cost=exact[i], named=labels[i].named,
                 ),
             )
             for i in np.flatnonzero(seen).tolist()
         ]  # fmt: skip
-        found.sort(key=lambda pair: (pair[0], -pair[1].list_cost, -pair[1].calls, pair[1].label, pair[1].note))
+        found.sort(key=lambda pair: (pair[0], -pair[1].contracted_cost, -pair[1].calls, pair[1].label, pair[1].note))
         rows = [row for _, row in found]
         return _folded(name, title, rows)
 
@@ -342,16 +357,18 @@ class _Part:
         group[-1] = numbers.setdefault(Label(NOBODY, "", True, True), len(numbers))
         return list(numbers), group
 
-    def _exact(self, group: Ints, count: int) -> list[Fraction]:
-        """Exact list cost by group of keys."""
+    def _exact(self, group: Ints, count: int, ratios: Sequence[tuple[int, int]]) -> list[Fraction]:
+        """Exact cost by group of keys, each line's quantity by its ratio."""
+        divisor = lcm(1, *(bottom for _, bottom in ratios))
         statement = self.statement
         total = np.zeros(count, object)
-        for number, factor in enumerate(self.factors):
+        for number, (top, bottom) in enumerate(ratios):
+            factor = top * (divisor // bottom)
             picked = self.charges & (statement.line == number)
             if factor and picked.any():
                 sums = money.add_by(group[statement.key[picked]], statement.quantity[picked], count)
                 total = total + sums.astype(object) * factor
-        return [Fraction(value, self.divisor) for value in total.tolist()]
+        return [Fraction(value, divisor) for value in total.tolist()]
 
     def skus(self) -> list[SkuRow]:
         """What each line of the statement came to; lines without a price by scope."""
@@ -369,8 +386,10 @@ class _Part:
             rows += [
                 SkuRow(
                     sku=line.sku, meter=line.meter, tier=line.tier, days=(line.first_day, line.end_day),
-                    reason=line.reason, quantity=Fraction(amount, line.unit_base), unit=line.unit, price=line.price,
-                    list_cost=None if line.price is None else line.cost_of(amount), scope=scope,
+                    reason=line.reason, quantity=Fraction(amount, line.unit_base), unit=line.unit,
+                    price=line.contracted_price, list_price=line.price, currency=line.currency,
+                    list_cost=None if line.price is None else line.list_cost_of(amount),
+                    contracted_cost=None if line.price is None else line.cost_of(amount), scope=scope,
                 )
                 for scope, amount in parts
                 if amount
@@ -389,6 +408,7 @@ def _folded(name: str, title: str, rows: list[Row]) -> Breakdown:
         label=f"({len(rest)} others)", calls=sum(r.calls for r in rest), named=True,
         client_bytes=sum(r.client_bytes for r in rest), backend_bytes=sum(r.backend_bytes for r in rest),
         billed_minor=sum(r.billed_minor for r in rest), list_cost=sum((r.list_cost for r in rest), Fraction()),
+        contracted_cost=sum((r.contracted_cost for r in rest), Fraction()),
     )  # fmt: skip
     kept = [row for row in rows if id(row) not in hidden]
     return Breakdown(id=name, title=title, rows=(*kept, folded), folded=len(rest))

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from apicost.core.rating import money
+from apicost.core.rating.budget import Variance
 from apicost.core.rating.days import DayFigure
 from apicost.core.rating.period import utc_text
 from apicost.report import charts, templating
@@ -68,7 +69,9 @@ def as_json(figures: Figures, conformance: Mapping[str, Any] | None = None) -> s
         "period_end": utc_text(figures.end_unix_s), "api": figures.api, "currency": figures.currency,
         "price_book_id": figures.price_book, "price_book_version": figures.price_book_version,
         "summary": view.summary, "billed_cost": view.amount(figures.total_minor),
-        "list_cost": plain_fraction(figures.total_exact), "statement_billed_cost": view.amount(figures.whole_minor),
+        "list_cost": plain_fraction(figures.total_list),
+        "contracted_cost": plain_fraction(figures.total_exact),
+        "statement_billed_cost": view.amount(figures.whole_minor),
         "unallocated_billed_cost": view.amount(figures.unallocated_minor),
         "failing_billed_cost": view.amount(figures.failing_minor),
         "undocumented_billed_cost": view.amount(figures.undocumented_minor), "calls": figures.calls,
@@ -89,6 +92,13 @@ def as_json(figures: Figures, conformance: Mapping[str, Any] | None = None) -> s
         "app_only_calls": figures.app_only_calls,
         "completeness": None if figures.completeness is None else dict(figures.completeness),
         "damaged": list(figures.damaged), "charges": figures.charges,
+        "budgets": [
+            {
+                "for": row.label, "amount": money.plain(row.amount), "billed_cost": view.amount(row.billed_minor),
+                "left": money.plain(row.left), "used": percent_of(row),
+            }
+            for row in figures.budgets
+        ],
         **({"conformance": conformance} if conformance else {}),
     }  # fmt: skip
     return json.dumps(out, ensure_ascii=False, indent=1) + "\n"
@@ -237,6 +247,36 @@ class View:
         return charts.stacked(parts, "Wire bytes by confidence")
 
     @property
+    def contract_words(self) -> str:
+        """What contracts made of the list prices; empty without contracts."""
+        saved = self.f.total_list - self.f.total_exact
+        if not saved:
+            return ""
+        cents = money.half_even(abs(saved) * 10**self.f.scale)
+        listed = money.half_even(self.f.total_list * 10**self.f.scale)
+        how = "less" if saved > 0 else "more"
+        return (f"Contracts make this {self.cost(cents)} {self.f.currency} {how} than the "
+                f"{self.cost(listed)} {self.f.currency} of list prices.")  # fmt: skip
+
+    def price_words(self, row: SkuRow) -> str:
+        """A price with what it was without a contract, and its currency where that is not the statement's."""
+        assert row.price is not None, f"{row.sku} has no price"
+        text = money.plain(row.price)
+        if row.currency != self.f.currency:
+            text += f" {row.currency}"
+        return text if row.list_price in (None, row.price) else f"{text} (list {money.plain(row.list_price or 0)})"
+
+    def used(self, row: Variance) -> str:
+        """How much of a budget is used."""
+        part = percent_of(row)
+        return "–" if part is None else f"{part} %"
+
+    def left(self, row: Variance) -> str:
+        """What a budget has left, with the sign of what it lacks."""
+        places = money.half_even(Fraction(row.left) * 10**self.f.scale)
+        return ("-" if places < 0 else "") + self.cost(abs(places))
+
+    @property
     def wire_bytes(self) -> int:
         return self.f.client_bytes + self.f.backend_bytes
 
@@ -281,12 +321,17 @@ def plain_fraction(amount: Fraction | None) -> str | None:
     return text.rstrip("0").rstrip(".") if scale else text
 
 
+def percent_of(row: Variance) -> str | None:
+    """How much of a budget is used, in percent with one place; None of a budget of nothing."""
+    return None if row.used is None else money.fixed(money.half_even(row.used * 1000), 1)
+
+
 def _rows(view: View, table: Breakdown) -> list[dict[str, Any]]:
     def of(row: Row) -> dict[str, Any]:
         return {
             "label": row.label, "note": row.note, "calls": row.calls, "client_wire_bytes": row.client_bytes,
             "backend_wire_bytes": row.backend_bytes, "billed_cost": view.amount(row.billed_minor),
-            "list_cost": plain_fraction(row.list_cost),
+            "list_cost": plain_fraction(row.list_cost), "contracted_cost": plain_fraction(row.contracted_cost),
         }  # fmt: skip
 
     return [of(row) for row in table.rows]
@@ -296,6 +341,8 @@ def _sku(row: SkuRow) -> dict[str, Any]:
     return {
         "sku": row.sku, "meter": row.meter, "tier": row.tier, "scope": row.scope, "reason": row.reason,
         "quantity": plain_fraction(row.quantity), "unit": row.unit,
-        "unit_price": None if row.price is None else money.plain(row.price),
-        "list_cost": plain_fraction(row.list_cost),
+        "unit_price": None if row.list_price is None else money.plain(row.list_price),
+        "contracted_unit_price": None if row.price is None else money.plain(row.price),
+        "pricing_currency": row.currency or None, "list_cost": plain_fraction(row.list_cost),
+        "contracted_cost": plain_fraction(row.contracted_cost),
     }  # fmt: skip

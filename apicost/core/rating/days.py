@@ -1,8 +1,9 @@
 """A statement, or a part of it, by calendar day.
 
 Rules of this file:
-- A line's cost falls on the days of its stretch as the quantity that it priced did, or for a shared cost
+- A line's cost falls on the days of its stretch as the quantity of those who bear it did, or for a shared cost
   its weight: within a month the first calls of a day are not dearer than the last ones.
+- Who bears a line: the keys that its SKU picks, under its contract, in the pools that reach it.
 - Days, and what belongs to no day, sum to the part's billed total by largest remainder.
 """
 
@@ -18,8 +19,8 @@ import pyarrow as pa
 
 from apicost.core import records
 from apicost.core.rating import money
-from apicost.core.rating.pricebook import PriceBook
-from apicost.core.rating.rate import WIRE_BYTES, picks
+from apicost.core.rating.pricebook import POOLS, PriceBook, Sku
+from apicost.core.rating.rate import WIRE_BYTES, contract_of, picks
 from apicost.core.rating.statement import Line, Statement
 from apicost.core.rating.usage_rows import UsageRows
 
@@ -41,7 +42,10 @@ class DayFigure:
 
 def keys_needed(book: PriceBook) -> tuple[str, ...]:
     """The keys that usage by day must have, so that its cost can be told: far fewer than a charge has."""
-    return tuple(sorted({"api", *(column for sku in book.skus for column in sku.where)}))
+    asked = {column for sku in book.skus for column in sku.where}
+    pools = {POOLS[price.pool] for sku in book.skus for price in sku.prices}
+    agreed = {column for contract in book.contracts for column in contract.match}
+    return tuple(sorted({"api", *asked, *agreed, *(column for column in pools if column)}))
 
 
 def sums_needed(book: PriceBook) -> tuple[str, ...]:
@@ -63,11 +67,11 @@ def by_day(statement: Statement, daily: UsageRows, api: str | None = None) -> tu
     exact = [Fraction()] * (count + 1)  # the last is for what belongs to no day
     minor = 10**statement.book.statement_scale
     skus = {sku.id: sku for sku in statement.book.skus}
-    for line, of_line in zip(statement.lines, quantity.tolist(), strict=True):
+    for number, (line, of_line) in enumerate(zip(statement.lines, quantity.tolist(), strict=True)):
         if line.price is None or not of_line:
             continue
         cost = line.cost_of(of_line) * minor
-        bearers = mine & picks(skus[line.sku], daily.keys) if line.sku in skus else mine
+        bearers = mine & _bearers(statement, number, skus[line.sku], daily.keys) if line.sku in skus else mine
         weights = _weights(daily, line, bearers, count)
         whole = money.exact_sum(weights)
         if not whole:
@@ -94,6 +98,24 @@ def _of_api(keys: pa.Table, api: str | None) -> Mask:
         return np.ones(len(keys), np.bool_)
     codes, values = records.codes(keys, "api")
     return codes == values.index(api) if api in values else np.zeros(len(codes), np.bool_)
+
+
+def _bearers(statement: Statement, number: int, sku: Sku, keys: pa.Table) -> Mask:
+    """Which of some other keys of the same usage bear a line: by SKU, contract, and the pools that reach it."""
+    book, line = statement.book, statement.lines[number]
+    price, contracts = book.terms_on(sku, statement.period.days[line.first_day])
+    bearers = picks(sku, keys)
+    if contracts:
+        own = [n for n in contracts if book.contracts[n] is line.contract]
+        bearers &= contract_of(book, contracts, keys) == (own[0] if own else -1)
+    column = POOLS[price.pool] if price else None
+    if column is not None:
+        codes, values = records.codes(statement.keys, column)
+        reached = set(np.unique(codes[statement.key[statement.line == number]]).tolist())
+        names = {values[code] for code in reached if code >= 0}
+        codes, values = records.codes(keys, column)
+        bearers &= np.array([value in names for value in values] + [-1 in reached])[codes]
+    return bearers
 
 
 def _weights(daily: UsageRows, line: Line, bearers: Mask, count: int) -> Ints:

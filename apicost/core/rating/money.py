@@ -229,6 +229,20 @@ def ratio(amount: Decimal) -> tuple[int, int]:
     return (number * 10**exponent, 1) if exponent >= 0 else (number, 10**-exponent)
 
 
+def exact_decimal(amount: Fraction) -> Decimal:
+    """A fraction as a decimal with all its digits, whatever the context's precision.
+
+    Raises ValueError where its denominator has other primes than 2 and 5: a third has no exact decimal.
+    """
+    scale, power = 0, 1
+    while power % amount.denominator:
+        scale, power = scale + 1, power * 10
+        if scale > 200:
+            raise ValueError(f"{amount} has no exact decimal")
+    digits = tuple(map(int, str(abs(amount.numerator) * (power // amount.denominator))))
+    return Decimal((int(amount < 0), digits, -scale))
+
+
 def _divmod(values: Column, divisor: int) -> tuple[Column, Column]:
     if values.dtype == object:
         return values // divisor, values % divisor

@@ -2,6 +2,7 @@
 
 Rules of this file:
 - Money is Decimal, quantities are integers of the base unit (requests, bytes, tokens).
+- A price is in its pricing currency; every cost is in the book's, converted by the month's rate or not at all.
 - A date is a calendar date of the book's time zone; `until` is exclusive, None is open.
 - Each entry keeps its `place` (FILE:LINE), so that a charge can be traced to the line that priced it.
 """
@@ -12,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from fractions import Fraction
+
+from apicost.core.rating import money
 
 METERS = ("calls", "bytes", "tokens")
 
@@ -43,6 +47,13 @@ WHERE_COLUMNS: Mapping[str, str] = {
 }
 
 
+# Who counts tiers, packages and the free allowance together -> the key column that tells them apart.
+POOLS: Mapping[str, str | None] = {"billing_account": None, "consumer": "consumer", "api": "api"}
+
+# Usage column -> accepted values, as `match.matches` takes it; every condition must hold.
+Match = Mapping[str, tuple[str, ...]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
     """A stretch of the month's quantity and its price per pricing unit.
@@ -57,22 +68,40 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a SKU costs from one date until another. Flat is one tier without end."""
+    """What a SKU costs from one date until another.
+
+    mode: flat (one tier without end), graduated (each unit at its tier's price), volume (all units at the price
+        of the tier that the pool's month reaches) or package (one tier, priced per started `size`).
+    size: base units in one package; 0 for the other modes.
+    pool: of POOLS. currency: the price's; None is the book's.
+    """
 
     since: date
     until: date | None
-    mode: str  # flat or graduated
+    mode: str
     tiers: tuple[Tier, ...]
+    size: int = 0
+    pool: str = "billing_account"
+    currency: str | None = None
     place: str = ""
+
+    @property
+    def package_parts(self) -> int:
+        """Into how many parts a package is divided among rows: the power of ten from `size` on, so that a part is
+        at most one base unit and every share is an exact decimal."""
+        parts = 1
+        while parts < self.size:
+            parts *= 10
+        return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sku:
-    """A unit of sale: which usage it meters, and its dated prices.
+    """A unit of sale: which usage it meters, and its dated prices. Within a month they have one pool.
 
     where: column of WHERE_COLUMNS -> accepted values; every condition must hold.
     columns: the usage columns whose sum is the quantity.
-    free: base units per month that cost nothing, shared among the rows pro rata; 0 none.
+    free: base units per month and pool that cost nothing, shared among the rows pro rata; 0 none.
     """
 
     id: str
@@ -122,6 +151,96 @@ class SharedCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """What somebody agreed to pay instead of the list price.
+
+    skus: ids of those it is about; none is all.
+    discount_pct: off every price; or price: for each unit but those of the free allowance, in the SKU's currency.
+    """
+
+    match: Match
+    skus: tuple[str, ...] = ()
+    discount_pct: Decimal | None = None
+    price: Decimal | None = None
+    since: date | None = None
+    until: date | None = None
+    place: str = ""
+
+    def applies(self, sku: str, day: date) -> bool:
+        """Whether the contract is about a SKU on a date."""
+        return (
+            (not self.skus or sku in self.skus)
+            and (self.since is None or self.since <= day)
+            and (self.until is None or day < self.until)
+        )  # fmt: skip
+
+    def price_for(self, listed: Decimal) -> Decimal:
+        """The contracted price per unit, exactly. What is free stays free."""
+        if self.discount_pct is not None:
+            return money.exact_decimal(Fraction(listed) * (100 - Fraction(self.discount_pct)) * Fraction(1, 100))
+        assert self.price is not None, f"{self.place}: a contract has a discount or a price"
+        return self.price if listed else listed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """What a consumer pays a month at least: what its usage falls short of it is a charge.
+
+    since, until: first days of months; None is open.
+    """
+
+    consumer: str
+    minimum: Decimal
+    since: date | None = None
+    until: date | None = None
+    place: str = ""
+
+    def is_due(self, first_day: date) -> bool:
+        """Whether the month that begins on `first_day` is under this commitment."""
+        return (self.since is None or self.since <= first_day) and (self.until is None or first_day < self.until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FxRate:
+    """What one unit of `currency` is worth in the book's, in one month (YYYY-MM).
+
+    locked: whether finance has fixed it; a month is not closed by a rate that may still change.
+    """
+
+    currency: str
+    period: str
+    rate: Decimal
+    locked: bool
+    source: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What some part of a month may cost. match: of BUDGET_MATCH -> accepted values; every condition must hold."""
+
+    match: Match
+    month: str
+    amount: Decimal
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagRule:
+    """Whose some usage is. tags: of TAGS -> value."""
+
+    match: Match
+    tags: Mapping[str, str]
+    place: str = ""
+
+
+TAGS = ("owner", "team", "cost_center")
+# What a tag rule may ask, finest first: the finest rule that matches gives the tag.
+TAG_MATCH = ("operation", "route", "service", "api", "consumer")
+BUDGET_MATCH: Mapping[str, str] = {"api": "api", "consumer": "consumer", **{tag: tag for tag in TAGS}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PriceBook:
     """A whole price book.
 
@@ -136,14 +255,62 @@ class PriceBook:
     skus: tuple[Sku, ...]
     scopes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     shared_costs: tuple[SharedCost, ...] = ()
+    contracts: tuple[Contract, ...] = ()  # the first that matches a row is its contract
+    commitments: tuple[Commitment, ...] = ()
+    fx: tuple[FxRate, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    tags: tuple[TagRule, ...] = ()
     statement_scale: int = 2
     file: str = ""
     remarks: tuple[str, ...] = field(default=())
 
+    def terms_on(self, sku: Sku, day: date) -> tuple[Price | None, tuple[int, ...]]:
+        """The price of a SKU on a date, and the contracts about it, as positions in `contracts`."""
+        price = sku.price_on(day)
+        if price is None or not self.contracts:
+            return price, ()
+        return price, tuple(i for i, contract in enumerate(self.contracts) if contract.applies(sku.id, day))
+
+    def stretches(self, sku: Sku, days: Sequence[date]) -> list[Stretch]:
+        """Consecutive dates cut where a SKU's price, or a contract about it, begins or ends."""
+        terms = [self.terms_on(sku, day) for day in days]
+        starts = [i for i, (price, contracts) in enumerate(terms)
+                  if i == 0 or price is not terms[i - 1][0] or contracts != terms[i - 1][1]]  # fmt: skip
+        ends = [*starts[1:], len(terms)]
+        return [
+            Stretch(first_day=first, end_day=end, price=terms[first][0], contracts=terms[first][1])
+            for first, end in zip(starts, ends, strict=True)
+        ]
+
     def price_changes(self, days: Sequence[date]) -> tuple[int, ...]:
-        """Positions in `days` (consecutive dates) at which the price of some SKU changes; 0 is always there."""
-        changed = {0}
-        for sku in self.skus:
-            prices = [sku.price_on(day) for day in days]
-            changed |= {i for i in range(1, len(days)) if prices[i] is not prices[i - 1]}
-        return tuple(sorted(changed))
+        """Positions in `days` (consecutive dates) at which the terms of some SKU change; 0 is always there."""
+        changed = {stretch.first_day for sku in self.skus for stretch in self.stretches(sku, days)}
+        return tuple(sorted({0, *changed}))
+
+    def fx_rate(self, price: Price, month: str) -> FxRate | None:
+        """The rate that converts a price's costs in a month; None where it is in the book's currency, or missing."""
+        return next((rate for rate in self.fx if (rate.currency, rate.period) == (price.currency, month)), None)
+
+    def is_foreign(self, price: Price) -> bool:
+        """Whether a price is in another currency than the book."""
+        return price.currency not in (None, self.currency)
+
+    def without_rate(self, days: Sequence[date], month: str) -> tuple[tuple[Sku, Price], ...]:
+        """Prices in force on some dates of a month that no exchange rate of that month converts."""
+        in_force = {
+            (sku.id, price.since): (sku, price)
+            for sku in self.skus
+            for price in (stretch.price for stretch in self.stretches(sku, days))
+            if price is not None and self.is_foreign(price) and self.fx_rate(price, month) is None
+        }
+        return tuple(in_force.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Days on which a SKU has one price and the same contracts. The end is exclusive; days count from 0."""
+
+    first_day: int
+    end_day: int
+    price: Price | None
+    contracts: tuple[int, ...]

@@ -3,13 +3,15 @@
 Rules of this file:
 - Quantities are integers of the base unit; costs are exact fractions until the one rounding at the end.
   There is no float, and a test reads this file to hold that.
-- A SKU's month is a line that begins at 0 on the first of the month. The free allowance covers its start;
-  tiers are counted from where the allowance ends. Where a price changes within the month, the days before
-  lie on the line before the days after.
-- Within days of one price, the free allowance and each tier are shared among the rows pro rata of what
-  each row has left, by largest remainder, ties in key order: no row is first, so order can't change a cost.
+- How a month is counted in tiers, packages and free units stands in tiers.py. A stretch of days ends where the
+  price or a contract about it begins or ends.
+- A contract changes what is paid for a unit, not how units are counted: list costs are those without it, and
+  billed costs come from contracted ones.
+- Costs are in the book's currency, converted by the rate of the month; without a rate nothing is rated.
 - What has no price is a charge without a cost, with its quantity and the reason. A measure for which the
   book has no SKU at all is one such charge for the month.
+- A commitment's shortfall is a charge of the consumer, exact, before any rounding: the minimum less what all
+  priced usage of the consumer comes to; shares of shared costs don't count.
 - Shared costs are split over the rows by weight, in units of 10**-10 of the currency (10**-6 from 100 million
   on); parts without weight stay unallocated.
 - The total is rounded once, half-even; billed costs are rounded to it (money.round_tree).
@@ -28,10 +30,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.core.rating import money
+from apicost.core.rating import money, tiers
+from apicost.core.rating.match import matches
 from apicost.core.rating.period import Period
-from apicost.core.rating.pricebook import Price, PriceBook, SharedCost, Sku
-from apicost.core.rating.statement import PRICED, UNALLOCATED, UNPRICED, Line, Statement
+from apicost.core.rating.pricebook import Commitment, PriceBook, SharedCost, Sku, Stretch
+from apicost.core.rating.statement import PRICED, PURCHASE, UNALLOCATED, UNPRICED, USAGE, Line, Statement
 from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
 
 Ints = npt.NDArray[np.int64]
@@ -52,6 +55,7 @@ NOT_SOLD = "the price book has no SKU for this measure"
 APP_ONLY = "no kernel flow was seen: the gateway's own count, not wire bytes"
 IDLE = "kept unallocated as idle by the price book"
 NO_WEIGHT = "nothing in the month carries this weight"
+COMMITMENT = "commitment"  # stands as SKU of what a consumer's month falls short of its minimum
 
 
 def rate(usage: pa.Table, book: PriceBook, period: Period) -> Statement:
@@ -70,11 +74,14 @@ def rate(usage: pa.Table, book: PriceBook, period: Period) -> Statement:
 def rate_rows(usage: UsageRows, book: PriceBook, period: Period) -> Statement:
     """Price usage that is gathered already, by stretches that no price change cuts.
 
-    Raises ValueError where one does.
+    Raises ValueError where one does, or where a price in force has no exchange rate of the month: see
+    `PriceBook.without_rate`.
     """
     uncut = sorted(set(book.price_changes(period.days)) - set(usage.cuts))
     if uncut:
         raise ValueError(f"usage of {period.name} is not cut at the price changes of days {uncut}")
+    if missing := book.without_rate(period.days, period.name):
+        raise ValueError(f"no exchange rate of {period.name} for {[price.place for _, price in missing]}")
     sheet = _Sheet(usage, book, period)
     for sku in book.skus:
         sheet.add_sku(sku)
@@ -82,6 +89,8 @@ def rate_rows(usage: UsageRows, book: PriceBook, period: Period) -> Statement:
     for shared in book.shared_costs:
         if shared.is_due(period.days[0]):
             sheet.add_shared(shared)
+    for commitment in sheet.due:
+        sheet.add_commitment(commitment)
     return sheet.statement()
 
 
@@ -110,6 +119,10 @@ class _Sheet:
         self.keys = len(usage.keys)
         self.pieces: list[_Piece] = []
         self.covered: dict[str, Mask] = {}
+        self.pools: dict[str, tiers.Pools] = {}
+        self.due = [commitment for commitment in book.commitments if commitment.is_due(period.days[0])]
+        # A shortfall is no usage row's: it has a key of its consumer alone, after the usage's keys.
+        self.consumers = sorted({commitment.consumer for commitment in self.due})
 
     # -- usage ---------------------------------------------------------------------------------------------
 
@@ -119,33 +132,63 @@ class _Sheet:
         for column in _wire_names(sku):
             self.covered[column] = self.covered.get(column, np.zeros(self.keys, np.bool_)) | picked
         quantity = np.where(picked[self.usage.key], self.usage.of(sku.columns), 0)
-        consumed = 0
-        for first, end, price in self._stretches(sku):
+        stretches = self.book.stretches(sku, self.period.days)
+        pools = self._pools(sku, stretches)
+        month = self._month(sku, stretches, pools, quantity)
+        consumed = np.zeros(pools.count, np.int64)
+        for stretch in stretches:
+            first, end = stretch.first_day, stretch.end_day
             within = (self.usage.day >= first) & (self.usage.day < end)
             left = self._by_key(np.where(within, quantity, 0))
-            if price is None:
+            if stretch.price is None:
                 line = _line(sku, first, end, state=UNPRICED, reason=NO_PRICE, place=sku.place)
                 self._add(line, left)
                 continue
-            consumed = self._add_tiers(_line(sku, first, end), sku, price, left, consumed)
-
-    def _add_tiers(self, blank: Line, sku: Sku, price: Price, left: Ints, consumed: int) -> int:
-        """Charges of one stretch of days; `consumed` is where on the SKU's month it begins, and the result
-        where it ends."""
-        end = consumed + money.exact_sum(left)
-        for label, number, until, amount, place in _steps(sku, price):
-            upto = end if until is None else min(until, end)
-            if upto <= consumed:
-                continue
-            pool = end - consumed
-            part = left if upto == end else money.share(upto - consumed, left)
-            line = replace(
-                blank, price=amount, tier=label, price_id=f"{sku.id}/{price.since}/{number}", place=place,
-                starts_at=consumed, pool=pool,
+            price = stretch.price
+            blank = replace(
+                _line(sku, first, end), currency=price.currency or self.book.currency,
+                fx=self.book.fx_rate(price, self.period.name) if self.book.is_foreign(price) else None,
             )  # fmt: skip
-            self._add(line, part)
-            left, consumed = left - part, upto
-        return end
+            for step in tiers.steps(sku, price, pools, left, consumed, month):
+                line = replace(
+                    blank, price=step.price, tier=step.label, price_id=f"{sku.id}/{price.since}/{step.number}",
+                    place=step.place, unit=step.unit, unit_base=step.unit_base, starts_at=step.starts_at,
+                    pool=step.pool,
+                )  # fmt: skip
+                self._add_contracted(line, step.by_key, stretch.contracts)
+            consumed = consumed + pools.total(left)
+
+    def _pools(self, sku: Sku, stretches: Sequence[Stretch]) -> tiers.Pools:
+        """Who counts the SKU's month together."""
+        names = {stretch.price.pool for stretch in stretches if stretch.price is not None} or {"billing_account"}
+        if len(names) > 1:
+            raise ValueError(f"{sku.id}: the pool changes within {self.period.name}: {sorted(names)}")
+        (name,) = names
+        if name not in self.pools:
+            self.pools[name] = tiers.Pools.by(name, self.usage.keys)
+        return self.pools[name]
+
+    def _month(self, sku: Sku, stretches: Sequence[Stretch], pools: tiers.Pools, quantity: Ints) -> Ints:
+        """Each pool's units of the month's priced days, where a price asks for them."""
+        if not any(stretch.price is not None and stretch.price.mode == "volume" for stretch in stretches):
+            return np.zeros(pools.count, np.int64)
+        priced = np.zeros(len(self.period.days), np.bool_)
+        for stretch in stretches:
+            priced[stretch.first_day : stretch.end_day] = stretch.price is not None
+        return pools.total(self._by_key(np.where(priced[self.usage.day], quantity, 0)))
+
+    def _add_contracted(self, line: Line, by_key: Ints, contracts: Sequence[int]) -> None:
+        """Charges of one line, of those without a contract first, then contract by contract."""
+        if not contracts:
+            self._add(line, by_key)
+            return
+        assert line.price is not None, f"{line.sku}: an unpriced line has no contract"
+        which = contract_of(self.book, contracts, self.usage.keys)
+        self._add(line, np.where(which < 0, by_key, 0))
+        for number in contracts:
+            contract = self.book.contracts[number]
+            own = replace(line, contracted=contract.price_for(line.price), contract=contract)
+            self._add(own, np.where(which == number, by_key, 0))
 
     def add_what_no_sku_covers(self) -> None:
         """Charges without a cost: what was measured and the book does not price."""
@@ -184,7 +227,8 @@ class _Sheet:
         blank = Line(
             sku=shared.id, state=PRICED, meter="+".join(shared.weights), unit=self.book.currency, unit_base=unit,
             price=Decimal(1), tier="share", first_day=0, end_day=len(self.period.days),
-            price_id=f"{shared.id}/{shared.method}", place=shared.place,
+            price_id=f"{shared.id}/{shared.method}", place=shared.place, currency=self.book.currency,
+            category=PURCHASE,
         )  # fmt: skip
         self._add_for_month(replace(blank, state=UNALLOCATED, tier="idle", reason=IDLE), idle_units)
         for name, part in zip(shared.weights, units, strict=True):
@@ -199,6 +243,27 @@ class _Sheet:
             else:
                 self._add_for_month(replace(line, state=UNALLOCATED, reason=NO_WEIGHT), part)
 
+    # -- commitments ---------------------------------------------------------------------------------------
+
+    def add_commitment(self, commitment: Commitment) -> None:
+        """What a consumer's month falls short of its minimum: one unit at that price."""
+        mine = matches({"consumer": (commitment.consumer,)}, self.usage.keys)
+        paid = Fraction()
+        for piece in self.pieces:
+            if piece.line.price is not None and piece.line.category == USAGE:
+                paid += piece.line.cost_of(money.exact_sum(piece.quantity[mine[piece.keys]]))
+        short = Fraction(commitment.minimum) - paid
+        if short <= 0:
+            return
+        line = Line(
+            sku=COMMITMENT, state=PRICED, meter=COMMITMENT, unit="Month", unit_base=1,
+            price=money.exact_decimal(short), tier="commitment shortfall", first_day=0, end_day=len(self.period.days),
+            price_id=f"{COMMITMENT}/{commitment.consumer}", place=commitment.place, currency=self.book.currency,
+            category=PURCHASE,
+        )  # fmt: skip
+        key = self.keys + self.consumers.index(commitment.consumer)
+        self.pieces.append(_Piece(line, np.array([key], np.int32), np.ones(1, np.int64)))
+
     # -- putting together ----------------------------------------------------------------------------------
 
     def statement(self) -> Statement:
@@ -211,8 +276,10 @@ class _Sheet:
         order = np.argsort(key, kind="stable")  # pieces lie in the order of lines
         key, number, quantity = key[order], number[order], quantity[order]
         del order
-        no_key = pa.table({n: pa.nulls(1, pa.string()).dictionary_encode() for n in KEYS})
-        keys = pa.concat_tables([self.usage.keys, no_key.cast(self.usage.keys.schema)]).unify_dictionaries()
+        more: dict[str, pa.Array] = {n: pa.nulls(len(self.consumers) + 1, pa.string()) for n in KEYS}
+        more["consumer"] = pa.array([*self.consumers, None], pa.string())
+        no_usage = pa.table({n: column.dictionary_encode() for n, column in more.items()})
+        keys = pa.concat_tables([self.usage.keys, no_usage.cast(self.usage.keys.schema)]).unify_dictionaries()
         exact = sum((line.cost_of(line.quantity) for line in lines if line.price is not None), Fraction())
         minor = 10**self.book.statement_scale
         total_minor = money.half_even(exact * minor)
@@ -230,16 +297,8 @@ class _Sheet:
     def _add_for_month(self, line: Line, quantity: int) -> None:
         """A charge that no usage row bears: its key is the last one, all null."""
         if quantity:
-            self.pieces.append(_Piece(line, np.array([self.keys], np.int32), np.array([quantity], np.int64)))
-
-    def _stretches(self, sku: Sku) -> list[tuple[int, int, Price | None]]:
-        """The month cut where the SKU's price changes: (first day, end day, price)."""
-        prices = [sku.price_on(day) for day in self.period.days]
-        starts = [i for i in range(len(prices)) if i == 0 or prices[i] is not prices[i - 1]]
-        return [
-            (first, end, prices[first])
-            for first, end in zip(starts, [*starts[1:], len(prices)], strict=True)
-        ]  # fmt: skip
+            last = np.array([self.keys + len(self.consumers)], np.int32)
+            self.pieces.append(_Piece(line, last, np.array([quantity], np.int64)))
 
     def _by_key(self, values: Ints) -> Ints:
         return money.add_by(self.usage.key, values, self.keys)
@@ -247,12 +306,15 @@ class _Sheet:
 
 def picks(sku: Sku, keys: pa.Table) -> Mask:
     """Which keys fulfil every condition of a SKU."""
-    picked = np.ones(len(keys), np.bool_)
-    for column, accepted in sku.where.items():
-        codes, values = records.codes(keys, column)
-        wanted = np.array([value in accepted for value in values] + [False])  # the last is for code -1: null
-        picked &= wanted[codes]
-    return picked
+    return matches(sku.where, keys)
+
+
+def contract_of(book: PriceBook, contracts: Sequence[int], keys: pa.Table) -> Keys:
+    """The first of some contracts (positions in the book's) that matches each key; -1 where none does."""
+    which = np.full(len(keys), -1, np.int32)
+    for number in reversed(contracts):
+        which[matches(book.contracts[number].match, keys)] = number
+    return which
 
 
 def _billed(
@@ -296,18 +358,6 @@ def _line(sku: Sku, first: int, end: int, **what: str) -> Line:
         unit_base=sku.unit_base, price=None, tier=None, first_day=first, end_day=end, reason=what.get("reason"),
         place=what.get("place", ""),
     )  # fmt: skip
-
-
-def _steps(sku: Sku, price: Price) -> list[tuple[str, str, int | None, Decimal, str]]:
-    """The SKU's month from its start: (tier label, name in the price id, end in base units, price, place)."""
-    steps: list[tuple[str, str, int | None, Decimal, str]] = []
-    if sku.free:
-        steps.append(("free", "free", sku.free, Decimal(0), sku.place))
-    for number, tier in enumerate(price.tiers, 1):
-        label = "flat" if price.mode == "flat" else f"tier {number}"
-        until = None if tier.up_to is None else sku.free + tier.up_to
-        steps.append((label, str(number), until, tier.price, tier.place or price.place))
-    return steps
 
 
 def _wire_names(sku: Sku) -> list[str]:

@@ -3,9 +3,10 @@
 Rules of this file:
 - Charges are kept as four integer columns (key, line, quantity, billed minor units); text and exact
   decimals are made from them when asked for, so that a million charges stay small.
-- A charge's list cost is its quantity times its line's price, exactly. Its billed cost is that rounded,
-  so that all billed costs sum to the statement's total.
-- What has no price has no cost: null in `list_cost` and `billed_cost`, never 0.
+- A charge's list cost is its quantity times its line's price, exactly, and its contracted cost that times what its
+  contract says. Its billed cost is the contracted cost rounded, so that all sum to the statement's total.
+- What has no price has no cost: null in `list_cost`, `contracted_cost` and `billed_cost`, never 0.
+- Unit prices are in the pricing currency, costs in the book's: quantity x unit price x fx_rate, exactly.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apicost.core import records
-from apicost.core.rating import money
+from apicost.core.rating import money, tags
 from apicost.core.rating.period import Period, utc_text
-from apicost.core.rating.pricebook import PriceBook
+from apicost.core.rating.pricebook import TAGS, Contract, FxRate, PriceBook
 from apicost.core.rating.usage_rows import KEYS, UsageRows
 
 PRICED = "priced"
 UNPRICED = "unpriced"  # measured, but the book names no price: a quantity without a cost
 UNALLOCATED = "unallocated"  # a shared cost that no usage bears
+
+# Charge categories, in the words of FOCUS.
+USAGE = "Usage"
+PURCHASE = "Purchase"  # fixed amounts: shared costs and shortfalls of commitments
 
 CHARGE = records._columns(
     ("charge_id", pa.string(), "", "the same for the same key, month, price and book version"),
@@ -50,18 +55,27 @@ CHARGE = records._columns(
     ("llm_model", records.TEXT, "", ""),
     ("sku", records.TEXT, "", "null: no SKU of the book covers it"),
     ("sku_price_id", records.TEXT, "", "SKU/first day of the price/tier; null when unpriced"),
-    ("tier", records.TEXT, "", "flat, free, tier 1, ..., share; null when unpriced"),
+    ("tier", records.TEXT, "", "flat, free, tier 1, ..., package, share, commitment shortfall; null when unpriced"),
     ("meter", records.TEXT, "", "the usage columns that were added up"),
     ("state", records.TEXT, "", "priced, unpriced or unallocated"),
     ("reason", records.TEXT, "", "why it is not priced or not allocated; null otherwise"),
     ("quantity", pa.string(), "unit", "exact decimal"),
     ("unit", records.TEXT, "", "pricing unit"),
-    ("unit_price", records.TEXT, "currency", "per unit, exact; null when unpriced"),
-    ("list_cost", pa.string(), "currency", "quantity x unit_price, exact; null when unpriced"),
+    ("unit_price", records.TEXT, "pricing_currency", "list price per unit, exact; null when unpriced"),
+    ("list_cost", pa.string(), "currency", "quantity x unit_price x fx_rate, exact; null when unpriced"),
     ("billed_cost", pa.string(), "currency", "rounded; all of a statement sum to its total; null when unpriced"),
     ("currency", records.TEXT, "", "ISO 4217"),
     ("price_book_id", records.TEXT, "", ""),
     ("price_book_version", records.TEXT, "", ""),
+    ("owner", records.TEXT, "", "by the book's tags; null: none"),
+    ("team", records.TEXT, "", "by the book's tags; null: none"),
+    ("cost_center", records.TEXT, "", "by the book's tags; null: none"),
+    ("contracted_cost", pa.string(), "currency", "quantity x contracted_unit_price x fx_rate, exact"),
+    ("contracted_unit_price", records.TEXT, "pricing_currency", "what is paid per unit; unit_price without a contract"),
+    ("charge_category", records.TEXT, "", "Usage, or Purchase for fixed amounts"),
+    ("pricing_category", records.TEXT, "", "Standard for usage, Other for fixed amounts; null when unpriced"),
+    ("pricing_currency", records.TEXT, "", "ISO 4217, of the unit prices; null when unpriced"),
+    ("fx_rate", records.TEXT, "currency", "per unit of pricing_currency; 1 for the same one; null when unpriced"),
 )
 
 
@@ -73,7 +87,10 @@ class Line:
     columns: the usage columns that were added up, by which the line's cost falls on days.
     starts_at, pool: where on the SKU's month this line begins, and the quantity of the stretch of days
         that was left to be shared when the line was given out (base units). With `quantity`, the sum over
-        the line's charges, they say how a tier was shared: pro rata of what was left of each row.
+        the line's charges, they say how a tier was shared: pro rata of what was left of each row. Both are 0
+        where several pools count by themselves.
+    price: list price per unit, contracted: what a contract makes of it (None: nothing), both in `currency`.
+    fx: the rate that converts costs to the book's currency; None where that is `currency`.
     """
 
     sku: str | None
@@ -92,24 +109,47 @@ class Line:
     starts_at: int = 0
     pool: int = 0
     quantity: int = 0
+    contracted: Decimal | None = None
+    contract: Contract | None = None
+    currency: str = ""
+    fx: FxRate | None = None
+    category: str = USAGE
+
+    @property
+    def contracted_price(self) -> Decimal | None:
+        """What is paid per unit."""
+        return self.price if self.contracted is None else self.contracted
 
     def cost_ratio(self) -> tuple[int, int]:
-        """List cost of one base unit as numerator and denominator, reduced."""
-        assert self.price is not None, f"{self.sku}: an unpriced line has no cost"
-        top, bottom = money.ratio(self.price)
-        exact = Fraction(top, bottom * self.unit_base)
-        return exact.numerator, exact.denominator
+        """Contracted cost of one base unit in the book's currency as numerator and denominator, reduced."""
+        return self._ratio(self.contracted_price)
+
+    def list_ratio(self) -> tuple[int, int]:
+        """The same for the list cost."""
+        return self._ratio(self.price)
 
     def cost_of(self, quantity: int) -> Fraction:
-        """Exact list cost of a quantity in base units."""
+        """Exact contracted cost of a quantity in base units: what is billed, before rounding."""
         return quantity * Fraction(*self.cost_ratio())
+
+    def list_cost_of(self, quantity: int) -> Fraction:
+        """Exact list cost of a quantity in base units."""
+        return quantity * Fraction(*self.list_ratio())
+
+    def _ratio(self, price: Decimal | None) -> tuple[int, int]:
+        assert price is not None, f"{self.sku}: an unpriced line has no cost"
+        top, bottom = money.ratio(price)
+        rate = Fraction(1) if self.fx is None else Fraction(self.fx.rate)
+        exact = Fraction(top, bottom * self.unit_base) * rate
+        return exact.numerator, exact.denominator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """A month rated with one price book.
 
-    keys: KEYS of the usage rows, sorted, and one last row of nulls for what no usage bears.
+    keys: KEYS of the usage rows, sorted; then consumers with a commitment, each alone; and one last row of nulls
+        for what nobody bears.
     key, line, quantity, billed_minor: one value per charge, sorted by key, then line. `quantity` is in base
         units; `billed_minor` in 10**-statement_scale of the currency, 0 where the line has no price.
     total_minor: the statement's total, half-even rounding of `total_exact`.
@@ -134,6 +174,12 @@ class Statement:
     def priced(self) -> npt.NDArray[np.bool_]:
         """Which charges have a cost."""
         return np.array([line.price is not None for line in self.lines], np.bool_)[self.line]
+
+    @property
+    def unlocked_rates(self) -> tuple[FxRate, ...]:
+        """Exchange rates in this statement that may still change: a month with one is not final."""
+        used = {(line.fx.currency, line.fx.period): line.fx for line in self.lines if line.fx is not None}
+        return tuple(rate for _, rate in sorted(used.items()) if not rate.locked)
 
     @property
     def total(self) -> str:
@@ -188,6 +234,8 @@ class Statement:
         columns |= {name: of_line.column(name).combine_chunks().take(line) for name in of_line.column_names}
         keys = self.keys.take(self.key[start:stop])
         columns |= {name: keys.column(name).combine_chunks() for name in KEYS}
+        tagged = tags.of_keys(keys, self.book.tags)
+        columns |= {name: tagged.column(name).combine_chunks() for name in TAGS}
         wanted = records.schema(CHARGE)
         return pa.table([columns[f.name].cast(f.type) for f in wanted], schema=wanted)
 
@@ -196,11 +244,15 @@ class Statement:
         line, quantity = self.line[start:stop], self.quantity[start:stop]
         priced = [x.price is not None for x in self.lines]
         billed = money.fixed_texts(self.billed_minor[start:stop], self.book.statement_scale)
-        costs = [x.cost_ratio() if x.price is not None else None for x in self.lines]
+        listed = [x.list_ratio() if x.price is not None else None for x in self.lines]
+        contracted = [x.cost_ratio() if x.price is not None else None for x in self.lines]
+        list_cost = self._texts_by_line(line, quantity, listed)
+        same = contracted == listed  # no contract: one text is both
         return {
             "charge_id": self._charge_ids(np.arange(start, stop)),
             "quantity": self._texts_by_line(line, quantity, [(1, x.unit_base) for x in self.lines]),
-            "list_cost": self._texts_by_line(line, quantity, costs),
+            "list_cost": list_cost,
+            "contracted_cost": list_cost if same else self._texts_by_line(line, quantity, contracted),
             "billed_cost": pc.if_else(pa.array(np.array(priced, np.bool_)[line]), billed, pa.scalar(None, pa.string())),
         }
 
@@ -221,6 +273,15 @@ class Statement:
             "currency": [self.book.currency] * len(lines),
             "price_book_id": [self.book.id] * len(lines),
             "price_book_version": [self.book.version] * len(lines),
+            "contracted_unit_price": [None if x.price is None else money.plain(x.contracted_price or 0) for x in lines],
+            "charge_category": [x.category for x in lines],
+            "pricing_category": [
+                None if x.price is None else "Standard" if x.category == USAGE else "Other" for x in lines
+            ],
+            "pricing_currency": [None if x.price is None else x.currency for x in lines],
+            "fx_rate": [
+                None if x.price is None else "1" if x.fx is None else money.plain(x.fx.rate) for x in lines
+            ],
         }
         return pa.table({n: pa.array(texts, pa.string()).dictionary_encode() for n, texts in columns.items()})
 
