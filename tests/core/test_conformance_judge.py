@@ -116,7 +116,7 @@ def test_requests_that_fit_two_operations_are_held_against_what_both_forbid():
     found = judged([*allowed, get("/v1/a/1", status=418)], one, two)
     assert rules(found)[1:] == [("undocumented-status", "GET /v1/a/{x}", "status 418")]
     assert "GET /v1/a/{y} of shop" in found.findings[0].fix
-    assert [(c.operations, c.statuses) for c in found.coverage] == [(2, 2)]
+    assert [(c.operations, c.statuses, c.statuses_seen) for c in found.coverage] == [(2, 2, 1)]
 
 
 def test_an_operation_of_another_host_of_the_same_api_is_a_server_mismatch():
@@ -188,16 +188,16 @@ def test_shadows_are_grouped_by_template_of_the_api_or_of_the_host():
 
 
 def test_templates_can_be_inferred_by_others():
-    """The inference is given all paths of one place at once, sorted, each once."""
+    """The inference is given all paths of one place at once, sorted, each once, with the calls of all its methods."""
     asked_for = []
 
-    def infer(paths):
-        asked_for.append(list(paths))
+    def infer(paths, calls):
+        asked_for.append(list(zip(paths, calls, strict=True)))
         return ["/v1/{all}"] * len(paths)
 
     table = shape([get("/v1/b", calls=2), get("/v1/a", method="POST"), get("/v1/b")], api_of(LIST))
     found = judge(table, contracts(LIST), Settings(shadow_min_calls=1), window_days=1, infer=infer)
-    assert asked_for == [["/v1/a", "/v1/b"]]
+    assert asked_for == [[("/v1/a", 1), ("/v1/b", 3)]]
     assert [(f.method, f.path_template, f.count) for f in found.findings] == [
         ("GET", "/v1/{all}", 3),
         ("POST", "/v1/{all}", 1),

@@ -31,7 +31,8 @@ _VERSION = re.compile(r"[vV]\d{1,3}(?:\.\d{1,3})*|[a-zA-Z]{2,}v?\d|oauth2")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,5}$")
 _NO_WORD = re.compile(r"%[0-9A-Fa-f]{2}|[@~$!*'(),;=+]|[a-z][A-Z]+[a-z]*[A-Z]{2}|[A-Z]{2,}-|\d")
 _WORDS = re.compile(r"[A-Za-z0-9]+")
-_FORMATS = {
+# The type and format that a schema has for values folded to a marker.
+SCHEMA_OF = {
     "int": ("integer", ""), "uuid": ("string", "uuid"), "date": ("string", "date"), "email": ("string", "email"),
 }  # fmt: skip
 
@@ -139,7 +140,7 @@ def _steps(
     merged = _merged(node.children[text] for text in sorted(values))
     documented = known is not None and known.behind is not None
     name = known.parameter if known is not None and documented else _name(segments)
-    parameter = Parameter(_free(name, taken), *_FORMATS.get(_kind(values), ("string", "")), documented=documented)
+    parameter = Parameter(_free(name, taken), *SCHEMA_OF.get(_kind(values), ("string", "")), documented=documented)
     yield f"{{{parameter.name}}}{suffix}", parameter, merged, known.behind if known else None
 
 
