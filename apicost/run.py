@@ -229,4 +229,6 @@ def _unhurried(config: Config) -> correlate.Settings:
         idle_wait_ns=FOREVER_NS,
         stream_wait_ns=FOREVER_NS,
         grace_ns=FOREVER_NS,
+        most_lines=FOREVER_NS,
+        most_turns=FOREVER_NS,
     )

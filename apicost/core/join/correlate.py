@@ -187,6 +187,8 @@ def correlate(
             line_wait_ns=settings.line_wait_ns,
             flow_wait_ns=settings.flow_wait_ns,
             linger_ns=settings.grace_ns,
+            most_attempts=settings.most_lines,
+            most_turns=settings.most_turns,
         ),
         final=final,
     )
@@ -239,6 +241,8 @@ def correlate(
         **down.counts,
         "exchanges": int(ready.sum()),
         "lines_waiting": int((~ready).sum()),
+        "tries_crowded_out": up.crowded_attempts,
+        "upstream_turns_crowded_out": up.crowded_turns,
         "tries_without_flow": int((up.settled.confidence == Confidence.APP_ONLY).sum()),
         "rows_overhead": out.overhead_rows,
         "rows_unattributed": out.unattributed_rows,

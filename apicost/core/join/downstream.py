@@ -31,7 +31,7 @@ from apicost.core.join.downstream_state import (
     snapshots,
     unbroken,
 )
-from apicost.core.join.segments import I64, bounds
+from apicost.core.join.segments import I64, bounds, overflow
 from apicost.core.join.settings import Settings
 from apicost.core.join.upstream_columns import Bool
 from apicost.core.join.work import Work
@@ -91,14 +91,17 @@ def attribute_downstream(
         # A closed flow whose bytes are all given out has nothing for a line that comes now.
         usable &= ~(known.closed & (turns.counts[latest] == known.given).all(axis=1))
 
+    # Lines logged up to then wait no longer: they are more than may wait.
+    crowded_mono_ns = overflow(lines.log_mono_ns, settings.most_lines)
+    crowded = lines.log_mono_ns <= crowded_mono_ns
     found = connections_of(lines)
-    waited_ns = now_mono_ns - found.logged_mono_ns
-    position, carried = matched(known, turns, latest, usable, found, final | (waited_ns >= settings.flow_wait_ns))
+    overdue_mono_ns = max(now_mono_ns - settings.flow_wait_ns, crowded_mono_ns)
+    position, carried = matched(known, turns, latest, usable, found, final | (found.logged_mono_ns <= overdue_mono_ns))
     known = known.replace(connection=carried)
     flow_of_line = position[found.row] if len(lines) else np.zeros(0, np.int64)
-    late = now_mono_ns - lines.log_mono_ns >= settings.line_wait_ns
+    late = crowded | (now_mono_ns - lines.log_mono_ns >= settings.line_wait_ns)
     alone = flow_of_line < 0
-    homeless = alone & (final | (now_mono_ns - lines.log_mono_ns >= settings.flow_wait_ns))
+    homeless = alone & (final | (lines.log_mono_ns <= overdue_mono_ns))
 
     chosen = np.flatnonzero(~alone)
     # One key for (flow, request): flows are far fewer than 2^31.
@@ -135,6 +138,7 @@ def attribute_downstream(
     http2.shared(work)
     _release(work, usable, quiet_ns, now_mono_ns, settings)
 
+    state, crowded_out = _kept(work, quiet_ns, now_mono_ns, settings, final)
     lost = lines.take(homeless)
     legs = [*work.legs, _without_flow(lost)]
     counts = {
@@ -143,12 +147,14 @@ def attribute_downstream(
         "lines_without_flow": int(homeless.sum()),
         "lines_repeated": int(spare.sum()),
         "flows_open": int((~known.closed).sum()),
+        "lines_crowded_out": int(crowded.sum()),
+        "turns_crowded_out": crowded_out,
     }
     return DownstreamResult(
         legs=Legs.concat(legs),
         parts=LineParts.concat(work.parts),
         loose=LooseParts.concat(work.loose),
-        state=_kept(work, quiet_ns, settings, final),
+        state=state,
         counts=counts,
     )
 
@@ -191,11 +197,14 @@ def _release(work: Work, usable: Bool, quiet_ns: I64, now_mono_ns: int, settings
     work.next_request[chosen[~overhead & ~flows.closed[chosen]]] = -1
 
 
-def _kept(work: Work, quiet_ns: I64, settings: Settings, final: bool) -> DownstreamState:
-    """The state for the next step: open flows, and closed ones until nothing more can come of them."""
+def _kept(work: Work, quiet_ns: I64, now_mono_ns: int, settings: Settings, final: bool) -> tuple[DownstreamState, int]:
+    """The state for the next step: open flows, and closed ones until nothing more can come of them.
+
+    Returns also how many turns were more than may wait.
+    """
     flows = work.carried()
     if len(flows) == 0:
-        return DownstreamState.empty()
+        return DownstreamState.empty(), 0
     latest = work.turns.counts[work.end - 1]
     empty = (latest == flows.given).all(axis=1)
     forget = flows.closed & empty & (final | (quiet_ns >= settings.line_wait_ns + settings.grace_ns))
@@ -207,4 +216,33 @@ def _kept(work: Work, quiet_ns: I64, settings: Settings, final: bool) -> Downstr
     newest = np.zeros(len(owner), np.bool_)
     newest[work.end - 1] = True
     useful = newest | ((wire > given[owner]) & (work.turns.kind != SnapshotKind.OPEN))
-    return DownstreamState(flows=flows.take(~forget), turns=work.turns.take(useful & ~forget[owner]))
+    useful &= ~forget[owner]
+    crowded = _crowded(work, useful, owner, now_mono_ns, settings)
+    if crowded.any():
+        flows = _past_crowded(flows, work.turns, crowded, owner)
+        useful &= ~crowded
+    return DownstreamState(flows=flows.take(~forget), turns=work.turns.take(useful)), int(crowded.sum())
+
+
+def _crowded(work: Work, useful: Bool, owner: I64, now_mono_ns: int, settings: Settings) -> Bool:
+    """Turns that are more than may wait: traffic that has no lines, or a WebSocket of a million messages.
+
+    Of each flow the newest that is old stays: counters are cumulative, so it stands for all before it and no byte is
+    lost, only where in it a request began. Those older than a late line are old, and the oldest beyond what may wait.
+    """
+    waiting = np.flatnonzero(useful)
+    if len(waiting) <= settings.most_turns:
+        return np.zeros(len(useful), np.bool_)
+    seen = work.turns.last_mono_ns[waiting]
+    until = max(now_mono_ns - settings.line_wait_ns, overflow(seen, settings.most_turns))
+    old = waiting[(seen <= until) & (work.turns.kind[waiting] == SnapshotKind.TURN)]
+    last_old = np.full(len(work.flows), -1, np.int64)
+    np.maximum.at(last_old, owner[old], old)
+    return useful & (np.arange(len(useful)) < last_old[owner])
+
+
+def _past_crowded(flows: Flows, turns: Turns, crowded: Bool, owner: I64) -> Flows:
+    """The flows as if the turns that go had never been apart from the next one that stays: none is missing."""
+    last = np.full(len(flows), -1, np.int64)
+    np.maximum.at(last, owner[crowded], turns.turn[crowded])
+    return flows.replace(next_turn=np.maximum(flows.next_turn, last + 1))

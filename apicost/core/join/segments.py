@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
+NEVER = -(1 << 62)  # before all times of a clock
 
 
 def starts_of(group: npt.NDArray[Any]) -> I64:
@@ -74,3 +75,9 @@ def find(first: I64, end: I64, keys: I64, group: I64, wanted: I64, side: Literal
     lookup = np.clip(wanted - low[group] + 1, 0, span[group] - 1) + base[group]
     found = np.searchsorted(flat, lookup, side=side).astype(np.int64)
     return np.clip(found, first[group], end[group])
+
+
+def overflow(times: I64, most: int) -> int:
+    """The time up to which the oldest lie that are more than `most`; before all times where there are no more."""
+    beyond = len(times) - most
+    return int(np.partition(times, beyond - 1)[beyond - 1]) if beyond > 0 else NEVER

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from apicost.core.join.segments import overflow
 from apicost.core.join.upstream_attempts import Attempts, attempts_of
 from apicost.core.join.upstream_columns import (
     COUNTERS,
@@ -80,12 +81,15 @@ class UpstreamSettings:
     stream_wait_ns: how long the newest turns of an open flow wait, since they may be a WebSocket's, whose
         line comes when it ends.
     linger_ns: how long a closed flow is remembered, so that a late snapshot of it is known as such.
+    most_attempts, most_turns: so many of each wait at most: beyond that the oldest are settled as they stand.
     """
 
     line_wait_ns: int = 10_000_000_000
     flow_wait_ns: int = 5_000_000_000
     stream_wait_ns: int = 3_600_000_000_000
     linger_ns: int = 60_000_000_000
+    most_attempts: int = 60_000
+    most_turns: int = 100_000
 
     @property
     def match_wait_ns(self) -> int:
@@ -194,6 +198,8 @@ class UpstreamResult:
     settled: Settled
     parts: Parts
     state: UpstreamState
+    crowded_attempts: int = 0  # that were more than may wait, as were turns
+    crowded_turns: int = 0
 
 
 def attribute_upstream(
@@ -222,13 +228,16 @@ def attribute_upstream(
         known = known.take(np.arange(len(known)))  # it is written to below
 
     usable = _usable(turns, now_mono_ns, settings, final)
-    ripe = final | (waiting.log_mono_ns <= now_mono_ns - settings.match_wait_ns)
+    # Attempts logged up to then wait no longer: they are more than may wait.
+    crowded_mono_ns = overflow(waiting.log_mono_ns, settings.most_attempts)
+    ripe_mono_ns = max(now_mono_ns - settings.match_wait_ns, crowded_mono_ns)
+    ripe = final | (waiting.log_mono_ns <= ripe_mono_ns)
     owners = _owners(known)
     # Attempts that are not ripe are there as rivals only; those logged much later can't be.
-    soon = final | (waiting.log_mono_ns <= now_mono_ns - settings.match_wait_ns + settings.match_wait_ns // 4)
+    soon = final | (waiting.log_mono_ns <= ripe_mono_ns + settings.match_wait_ns // 4)
     pairs = match(turns, usable, waiting, np.flatnonzero(soon), owners)
     turns, pairs = split_merged(turns, usable, waiting, ripe, pairs, owners)
-    late = final | (waiting.log_mono_ns <= now_mono_ns - settings.flow_wait_ns)
+    late = final | (waiting.log_mono_ns <= max(now_mono_ns - settings.flow_wait_ns, crowded_mono_ns))
     pairs = pairs.take(np.where(pairs.far, late[pairs.attempt], ripe[pairs.attempt]))
     pairs = Pairs.concat([pairs, _left_over(turns, usable, waiting, late, pairs, owners)])
     settled = _settled(turns, waiting, pairs)
@@ -237,11 +246,13 @@ def attribute_upstream(
     line_before = _line_before(turns, waiting, pairs, known)
     _remember(known, turns, waiting, pairs)
 
-    parts, given = _rest(turns, claimed, line_before, known, now_mono_ns, settings, final)
+    turns_crowded_mono_ns = overflow(turns.last_mono_ns[~claimed], settings.most_turns)
+    aged = turns.last_mono_ns <= max(now_mono_ns - settings.line_wait_ns, turns_crowded_mono_ns)
+    parts, given = _rest(turns, claimed, line_before, known, aged, now_mono_ns, settings, final)
     gone = claimed | given
     _move_provisional(known, turns, gone)
-    left = turns.take(~gone & ~turns.provisional)
-    left = shortened(left, left.last_mono_ns <= now_mono_ns - settings.line_wait_ns)
+    stays = ~gone & ~turns.provisional
+    left = shortened(turns.take(stays), aged[stays])
 
     answered = np.zeros(len(waiting), np.bool_)
     answered[pairs.attempt] = True
@@ -254,7 +265,11 @@ def attribute_upstream(
         waiting=waiting.take(~answered & ~late),
     )
     return UpstreamResult(
-        settled=everything.take(np.lexsort((everything.try_no, everything.line_id))), parts=parts, state=state
+        settled=everything.take(np.lexsort((everything.try_no, everything.line_id))),
+        parts=parts,
+        state=state,
+        crowded_attempts=int((waiting.log_mono_ns <= crowded_mono_ns).sum()),
+        crowded_turns=int((turns.last_mono_ns[~claimed] <= turns_crowded_mono_ns).sum()),
     )
 
 
@@ -393,11 +408,15 @@ def _rest(
     claimed: Bool,
     line_before: I64,
     known: Flows,
+    aged: Bool,
     now_mono_ns: int,
     settings: UpstreamSettings,
     final: bool,
 ) -> tuple[Parts, Bool]:
-    """Turns that no attempt will take any more: overhead of their flow, or unattributed."""
+    """Turns that no attempt will take any more: overhead of their flow, or unattributed.
+
+    aged: turns that wait no longer for an attempt, but those of a stream.
+    """
     if not len(turns):
         return Parts.empty(), np.zeros(0, np.bool_)
     at, there = find(known, turns.flow)
@@ -408,7 +427,6 @@ def _rest(
     if len(known):
         notify &= known.last_tls[at]
     overhead = (line_before >= 0) & ((payload == 0) | notify)
-    aged = turns.last_mono_ns <= now_mono_ns - settings.line_wait_ns
     old = turns.last_mono_ns <= now_mono_ns - settings.stream_wait_ns
     given = ((aged & (closed | passed)) | (overhead & (payload == 0))) & ~turns.provisional
     given = ~claimed & (given | old | final)
