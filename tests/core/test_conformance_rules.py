@@ -254,6 +254,14 @@ QUIET = {
         (([get("/v1/a", method="HEAD", **PAGE)], contract("GET /a", responses=(("200", JSON),))), {}),
         (([get("/v1/a", status=304, **PAGE)], contract("GET /a", responses=(("304", JSON),))), {}),
         (([get("/v1/a", **PAGE)], contract("GET /a", responses=(("200", JSON, "*/*"),))), {}),
+        (([get("/v1/a", **PAGE)], contract("GET /a", responses=(("200", "*"),))), {}),
+        (
+            (
+                [get("/v1/a", response_content_type="application/hal+json")],
+                contract("GET /a", responses=(("200", "application/*+json"),)),
+            ),
+            {},
+        ),
         (([get("/v1/a")], contract("GET /a", responses=(("200", JSON),))), {}),  # no media type was sent
     ],
     "undocumented-query-param": [

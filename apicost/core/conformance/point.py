@@ -19,6 +19,7 @@ from apicost.core.conformance.contract import AUTH_KINDS, Contract, Response, Sc
 from apicost.core.conformance.queries import Asked, Described, asked, has
 from apicost.core.conformance.traffic import Draft, Groups, Mask, Traffic, of_operation
 from apicost.core.naming.operations import AMBIGUOUS, FALLTHROUGH, LOOSE
+from apicost.core.naming.paths import fits
 
 MOST_NAMED = 50
 # RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5: no content, so a media type there says nothing.
@@ -125,14 +126,11 @@ def _response_types(traffic: Traffic, held: Mask) -> Iterator[Draft]:
 
 
 def _accepts(ranges: Iterable[str], media_type: str) -> bool:
-    """Whether a media type is in one of the ranges. `application/json` does not take in `application/a+json`."""
-    for text in ranges:
-        wanted = text.partition(";")[0].strip().lower()
-        if wanted in ("*/*", "*", media_type):
-            return True
-        if wanted.endswith("/*") and media_type.startswith(wanted[:-1]):
-            return True
-    return False
+    """Whether a media type is in one of the ranges, "application/*+json" among them.
+
+    `application/json` does not take in `application/a+json`.
+    """
+    return any(fits(tuple(text.partition(";")[0].strip().lower().split("*")), media_type) for text in ranges)
 
 
 def _queries(traffic: Traffic, held: Mask) -> Iterator[Draft]:
