@@ -57,6 +57,9 @@ MAX_HOSTS = 1 << 12
 MAX_HOST_CHARS = 255  # of a domain name, RFC 1035, section 2.3.4
 # Answers are few (operations x flags), except for what an odd catalogue could make of alternatives.
 MAX_ANSWERS = 1 << 16
+# Answers by the nodes that fit a path, where several do: 1 << 15 x about 300 B = 10 MiB at most.
+MAX_SETTLED = 1 << 15
+MAX_METHOD_CHARS = 32  # longer ones, which no document has, are not remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +252,7 @@ class Index:
         scopes = (self._default, *self._by_route.values(), *self._by_service.values())
         self.has_upstream = any(scope.has_upstream for scope in scopes)
         self._answers: dict[object, Match] = {}
+        self._settled: dict[tuple[object, ...], Match] = {}
 
     def find(
         self,
@@ -394,35 +398,56 @@ class Index:
         segments = split_path(path)
         behind = split_path(upstream_path) if upstream_path else segments
         asked = _asked(path, query_names)
-        hits = _walk(view, segments, behind)
+        # What a worse class of hosts has matters only where the best one does not document the method.
+        best = [target for target in view.targets if target.rank == view.targets[0].rank]
+        hits = _walk(best, segments, behind)
+        if len(best) < len(view.targets):
+            match = self._best(hits, method, asked, (), sure=True)
+            if match is not None:
+                return match
+            hits = [*hits, *_walk(view.targets[len(best) :], segments, behind)]
         match = self._best(hits, method, asked, ())
         if match is not None:
             return match
         for ours, theirs in _repaired(segments, behind):
-            match = self._best(_walk(view, ours, theirs), method, asked, (LOOSE,))
+            match = self._best(_walk(view.targets, ours, theirs), method, asked, (LOOSE,))
             if match is not None:
                 return match
         api = _owner(view, segments, behind) or view.alone or scope.sole_api
         return self._intern(Match(state=UNDOCUMENTED_PATH, api=api))
 
-    def _best(self, hits: _Hits, method: str, asked: _Asked, flags: tuple[str, ...]) -> Match | None:
-        """The answer from what fits the path; None where no template does."""
+    def _best(
+        self, hits: _Hits, method: str, asked: _Asked, flags: tuple[str, ...], *, sure: bool = False
+    ) -> Match | None:
+        """The answer from what fits the path; None where no template does.
+
+        sure: None too where no template documents the method itself: another class of hosts may then.
+        """
         node = None if flags else _first(hits)
         if node is not None:
             answer: Match | None = node[ANSWERS].get(method)
             if answer is not None:
                 return answer
+        key = (method, flags, sure, *(number for hit in hits for number in (hit.rank, *map(id, hit.nodes))))
+        settled = self._settled.get(key)
+        if settled is not None:
+            return settled
+        entries = [(hit.rank, entry) for hit in hits for node in hit.nodes for entry in node[trie.ENTRIES]]
         found = [
-            _Candidate(hit.rank, entry.order, entry)
-            for hit in hits
-            for node in hit.nodes
-            for entry in node[trie.ENTRIES]
+            _Candidate(rank, entry.order, entry)
+            for rank, entry in entries
             if not entry.discriminators or asked.satisfies(entry.discriminators)
         ]
-        if not found:
+        if not found or (sure and not any(candidate.entry.operation.method == method for candidate in found)):
             return None
         found.sort(key=lambda candidate: candidate[:2])
-        return self._intern(_choose(found, method, flags, asked.exact))
+        match = self._intern(_choose(found, method, flags, asked.exact))
+        if len(method) <= MAX_METHOD_CHARS and not any(entry.discriminators for _, entry in entries):
+            # Nothing but the nodes decided, and these live as long as the index.
+            if len(self._settled) >= MAX_SETTLED:
+                self._settled.clear()
+            self._settled[key] = match
+        return match
 
     def _intern(self, match: Match) -> Match:
         """One object per distinct answer, so that a batch has few of them."""
@@ -441,10 +466,10 @@ class _Hit(NamedTuple):
 _Hits = Sequence[_Hit]
 
 
-def _walk(view: _View, segments: list[str] | None, behind: list[str] | None) -> _Hits:
+def _walk(targets: Sequence[_Target], segments: list[str] | None, behind: list[str] | None) -> list[_Hit]:
     """What fits in each trie; `behind` is the path sent upstream."""
     hits = []
-    for target in view.targets:
+    for target in targets:
         walked = behind if target.upstream else segments
         if walked is not None:
             hits.append(_Hit(target.rank, trie.collect(target.root, walked)))
@@ -453,9 +478,12 @@ def _walk(view: _View, segments: list[str] | None, behind: list[str] | None) -> 
 
 def _first(hits: _Hits) -> trie.Node | None:
     """The node of the best template, where nothing ties with it."""
-    if not hits or (len(hits) > 1 and hits[1].rank == hits[0].rank):
+    if not hits:
         return None
-    nodes = hits[0].nodes
+    if len(hits) == 1 or hits[1].rank != hits[0].rank:
+        nodes = hits[0].nodes
+    else:
+        nodes = [node for hit in hits if hit.rank == hits[0].rank for node in hit.nodes]
     if len(nodes) < 2:
         return nodes[0] if nodes else None
     # The entries of one node compare equal, so the first stands for all.
