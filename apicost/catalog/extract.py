@@ -29,8 +29,10 @@ from apicost.core.naming.paths import parse_template
 from apicost.problems import InputError, Problem
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
+_UPPER = {method: method.upper() for method in METHODS}  # one text for all operations of a method
 MAX_OPERATIONS = 200_000  # the largest public document has 16,000
-VERSION = 2  # of the cached form: a change of what is extracted makes old files unread
+MAX_DOUBLES = 20  # of one document
+VERSION = 3  # of the cached form: a change of what is extracted makes old files unread
 
 IN_PROCESS_BYTES = 128 << 10  # what must be read whole is read here up to this size, beyond in a child
 CHILD_BYTES = 4 << 30  # address space of that child
@@ -321,7 +323,7 @@ class _Walk:
     ) -> Iterator[tuple[str, tuple[str | int, ...], Any]]:
         for method in METHODS:
             if item.get(method) is not None:
-                yield method.upper(), (*where, method), item[method]
+                yield _UPPER[method], (*where, method), item[method]
         more = item.get("additionalOperations")
         if isinstance(more, Mapping):
             for method, operation in more.items():
@@ -398,7 +400,19 @@ class _Walk:
             expand(server.url, server.variables, report)
 
     def _twice(self) -> None:
-        """Operations that can't be told apart, and operation ids that stand twice."""
+        """Operations that can't be told apart, and operation ids that stand twice.
+
+        The first MAX_DOUBLES are told: documents with "#" in their keys have one for each operation. `lint` has all.
+        """
+        single = len(self.problems)
+        self._all_twice()
+        more = len(self.problems) - single - MAX_DOUBLES
+        if more > 0:
+            del self.problems[single + MAX_DOUBLES :]
+            fact = f"has {more} more operations or ids that stand twice"
+            self._problem((), fact, "as said of the others", "`apicost spec lint` names them all")
+
+    def _all_twice(self) -> None:
         by_shape: dict[object, Extracted] = {}
         by_id: dict[str, Extracted] = {}
         for operation in self.operations:

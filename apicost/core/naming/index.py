@@ -186,7 +186,7 @@ def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entr
     trie.mark_sure(root)
     leaves = [node for node in trie.nodes_of(root) if trie.ENTRIES in node]
     for node in leaves:
-        node[trie.ENTRIES].sort(key=lambda entry: entry.order)
+        node[trie.ENTRIES] = tuple(sorted(node[trie.ENTRIES], key=lambda entry: entry.order))
         node[trie.ANSWERS] = _sure_answers(node[trie.ENTRIES], heads)
     return root
 

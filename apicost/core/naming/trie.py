@@ -23,7 +23,7 @@ ANSWERS = 1  # method -> finished answer, for what the walk by first choice may 
 PARAMETER_EDGE = 2  # the node behind one parameter
 MIXED_EDGES = 3  # [(pieces, node)]
 MULTI_EDGES = 4  # [MultiEdge]
-ENTRIES = 5  # [entry] of the templates that end here
+ENTRIES = 5  # the entries of the templates that end here: a list while they are put in, a tuple afterwards
 CLAIMS = 6  # [claim] of the base paths that end here
 SURE_TAILS = 7  # [(segments, literal tail, node)], longest first, behind one multi-segment parameter that is sure
 
