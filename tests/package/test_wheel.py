@@ -19,6 +19,8 @@ DISTRIBUTIONS = {
     "openapi_spec_validator": "openapi-spec-validator",
     "prometheus_client": "prometheus-client",
     "jsonschema_path": "jsonschema-path",
+    "openapi_core": "openapi-core",
+    "openapi_schema_validator": "openapi-schema-validator",
 }
 # The loader runs in the interpreter that has bcc; h2 is for the demo's HTTP/2 and does without.
 OPTIONAL = {"bcc", "h2"}
