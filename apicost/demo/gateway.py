@@ -160,6 +160,7 @@ http {{
             proxy_set_header Connection $upstream_connection;
             proxy_pass $upstream_scheme://apisix_backend$upstream_uri;
             header_filter_by_lua_block {{ require("host").header_filter() }}
+            body_filter_by_lua_block {{ require("host").body_filter() }}
             log_by_lua_block {{ require("host").log() }}
         }}
     }}

@@ -275,6 +275,7 @@ local function later_phase(name)
 end
 
 _M.header_filter = later_phase("header_filter")
+_M.body_filter = later_phase("body_filter")
 _M.log = later_phase("log")
 
 

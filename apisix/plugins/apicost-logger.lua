@@ -7,26 +7,29 @@
 -- - It reads and never changes a request. The access and header_filter phases only look at a clock;
 --   everything else happens in the log phase, after the response.
 -- - An error in it costs a line (counted, and a hole in the numbers), never a request.
--- - Header values, query values and bodies never leave the gateway.
+-- - Header values and query values never leave the gateway, and bodies only of routes that have `sample`.
 -- - Memory is bounded: `max_queue_bytes` and a few bounded caches per worker.
 --
-local core   = require("apisix.core")
-local plugin = require("apisix.plugin")
-local line   = require("apisix.plugins.apicost-logger.line")
-local queue  = require("apisix.plugins.apicost-logger.queue")
-local pcall  = pcall
-local ipairs = ipairs
-local pairs  = pairs
-local type   = type
-local ngx    = ngx
+local core    = require("apisix.core")
+local plugin  = require("apisix.plugin")
+local line    = require("apisix.plugins.apicost-logger.line")
+local queue   = require("apisix.plugins.apicost-logger.queue")
+local sampler = require("apisix.plugins.apicost-logger.sampler")
+local pcall   = pcall
+local ipairs  = ipairs
+local pairs   = pairs
+local type    = type
+local ngx     = ngx
 
 local plugin_name = "apicost-logger"
 
 
--- There is one queue and one connection per worker, so nothing can be set by route.
+-- There is one queue and one connection per worker, so nothing can be set by route but what is sampled of it.
 local schema = {
     type = "object",
-    properties = {},
+    properties = {
+        sample = sampler.schema,
+    },
 }
 
 local header_name = {
@@ -197,6 +200,7 @@ end
 function _M.init()
     in_force = nil
     queue.configure(settings, line)
+    sampler.configure(settings, line)
 end
 
 
@@ -214,12 +218,37 @@ function _M.access(conf, ctx)
     if not ctx.apicost_access_us then
         ctx.apicost_access_us = line.mono_us()
     end
+    if conf.sample and not ctx.apicost_sample then
+        local ok, err = pcall(sampler.choose, conf, ctx)
+        if not ok then
+            pcall(sampler.failed, nil, err)
+        end
+    end
 end
 
 
 function _M.header_filter(conf, ctx)
     if not ctx.apicost_header_us then
         ctx.apicost_header_us = line.mono_us()
+    end
+    -- A global rule and a route may both have the plugin: a sample belongs to one of them.
+    local sample = ctx.apicost_sample
+    if sample and sample.conf == conf then
+        local ok, err = pcall(sampler.header, sample)
+        if not ok then
+            pcall(sampler.failed, sample, err)
+        end
+    end
+end
+
+
+function _M.body_filter(conf, ctx)
+    local sample = ctx.apicost_sample
+    if sample and sample.conf == conf then
+        local ok, err = pcall(sampler.piece, sample)
+        if not ok then
+            pcall(sampler.failed, sample, err)
+        end
     end
 end
 
@@ -231,9 +260,16 @@ function _M.log(conf, ctx)
     end
     ctx.apicost_logged = true
 
-    local ok, err = pcall(queue.add, ctx)
+    local ok, number = pcall(queue.add, ctx)
     if not ok then
-        pcall(queue.failed, err)
+        pcall(queue.failed, number)
+    end
+    local sample = ctx.apicost_sample
+    if sample then
+        local made, err = pcall(sampler.finish, ctx, ok and number or nil)
+        if not made then
+            pcall(sampler.failed, nil, err)
+        end
     end
 end
 

@@ -95,9 +95,13 @@ class Sink:
         finally:
             connection.close()
 
-    def bodies(self, status: int | None = 200) -> list[bytes]:
-        """Bodies answered with a status; all of them where it is None."""
-        return [body for answered, _, body in list(self.posts) if status is None or answered == status]
+    def bodies(self, status: int | None = 200, path: str = "/v1/usage") -> list[bytes]:
+        """Bodies posted to a path and answered with a status; whatever the answer where it is None."""
+        return [
+            body
+            for answered, headers, body in list(self.posts)
+            if (status is None or answered == status) and headers[":request"].split()[1] == path
+        ]
 
     def batches(self) -> dict[tuple[int, int, int], tuple[dict, list[dict[str, str]]]]:
         """What was taken: (pid, start, batch) -> header and lines."""

@@ -98,6 +98,11 @@ local function check(rule, value, place)
             end
         end
     elseif type(value) == "table" then
+        for name in pairs(rule.additionalProperties == false and value or {}) do
+            if not (rule.properties or {})[name] then
+                return nil, place .. ": additional properties forbidden, found " .. tostring(name)
+            end
+        end
         for _, name in ipairs(rule.required or {}) do
             if value[name] == nil then
                 return nil, place .. ": " .. name .. " is required"

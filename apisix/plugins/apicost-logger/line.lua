@@ -643,6 +643,11 @@ function _M.configure(settings)
 end
 
 
+-- What else speaks of requests says it as lines do.
+_M.text, _M.media_type, _M.escape_uri = texts.get, media_types.get, escape_uri
+_M.query_names, _M.upstream_path = query_names, upstream_path
+
+
 -- Buffers --------------------------------------------------------------------------------------
 
 local has_buffer, string_buffer = pcall(require, "string.buffer")

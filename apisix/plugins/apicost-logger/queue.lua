@@ -61,6 +61,9 @@ local function complain(kind, ...)
 end
 
 
+_M.complain = complain
+
+
 function _M.configure(get_settings, line_module)
     settings_of, line = get_settings, line_module
     settings = nil
@@ -239,7 +242,8 @@ function _M.flush_soon()
 end
 
 
--- One finished request. Called in the log phase, guarded by the caller.
+-- One finished request. Returns its line's number, or nil where it was dropped. Called in the log phase, guarded by
+-- the caller.
 function _M.add(ctx)
     if not worker then
         refresh()
@@ -277,6 +281,7 @@ function _M.add(ctx)
     -- leave: the trace would be thrown away and this function interpreted for good. A call that is
     -- never compiled ends the trace here, and only the return is interpreted.
     end_trace()
+    return number
 end
 
 

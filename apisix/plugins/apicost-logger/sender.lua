@@ -14,6 +14,7 @@ local str_lower  = string.lower
 local str_match  = string.match
 
 local MAX_ANSWER_BYTES = 65536
+local USAGE = {path = "/v1/usage", kind = "text/x-apicost-usage"}
 local KEEPALIVE_MS = 60000
 
 local _M = {}
@@ -155,15 +156,15 @@ local function read_answer(self, socket)
 end
 
 
-local function try(self, token, head, body)
+local function try(self, token, head, body, target)
     local socket, err = connect(self)
     if not socket then
         return nil, err
     end
     local ok
     ok, err = socket:send({
-        "POST /v1/usage HTTP/1.1\r\nHost: ", self.host, "\r\nAuthorization: Bearer ", token,
-        "\r\nContent-Type: text/x-apicost-usage\r\nContent-Length: ", str_format("%d", #head + #body),
+        "POST ", target.path, " HTTP/1.1\r\nHost: ", self.host, "\r\nAuthorization: Bearer ", token,
+        "\r\nContent-Type: ", target.kind, "\r\nContent-Length: ", str_format("%d", #head + #body),
         "\r\n\r\n", head, body,
     })
     if not ok then
@@ -174,27 +175,27 @@ end
 
 
 -- A kept connection may have been closed by the other side meanwhile: then once more on a new one.
-local function exchange(self, token, head, body)
-    local status, err, answer = try(self, token, head, body)
+local function exchange(self, token, head, body, target)
+    local status, err, answer = try(self, token, head, body, target)
     if not status and self.socket and err ~= "timeout" and self.socket:getreusedtimes() ~= 0 then
         self:close()
-        status, err, answer = try(self, token, head, body)
+        status, err, answer = try(self, token, head, body, target)
     end
     return status, err, answer
 end
 
 
--- Send one batch. Returns
+-- Send one batch; target: {path, kind} where it is none of usage lines. Returns
 --   "sent", and a reason where the receiver refused some of its lines;
 --   "refused", reason: this batch will never be taken;
 --   "failed", reason, seconds to wait or nil: the same bytes may be sent again.
-function _M.post(self, head, body)
+function _M.post(self, head, body, target)
     local settings = self.settings
     local token, token_err = token_of(settings)
     if not token then
         return "failed", token_err
     end
-    local status, err, answer = exchange(self, token, head, body)
+    local status, err, answer = exchange(self, token, head, body, target or USAGE)
     if not status then
         self:close()
         return "failed", "receiver " .. settings.receiver .. ": " .. (err or "no answer")
