@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apicost.ingest import lines, values
+from apicost.ingest import line_form, values
 
 MAX_TRIES = 64  # upstream tries of one request that are kept; nginx's own default is the number of servers
 
@@ -23,8 +23,8 @@ _SURROGATE = re.compile("[\udc80-\udcff]")
 _HEX = re.compile(rb"0[xX][0-9a-fA-F]{1,16}")
 _INTEGER = re.compile(rb"-?[0-9]{1,40}")
 _NUMBER = re.compile(rb"[-+]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][-+]?[0-9]{1,6})?")
-_TRIES = [lines.NAMES.index(name) for name in values.ATTEMPT_COLUMNS]
-_HTTP_VERSIONS = {text.encode() for text in lines.HTTP_VERSIONS}
+_TRIES = [line_form.NAMES.index(name) for name in values.ATTEMPT_COLUMNS]
+_HTTP_VERSIONS = {text.encode() for text in line_form.HTTP_VERSIONS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Sifted:
     """What is left of a batch: good lines as bytes, refusals in order of position, values replaced by kind."""
 
     body: bytes
-    refused: tuple[lines.Refusal, ...]
+    refused: tuple[line_form.Refusal, ...]
     contained: dict[str, int]
 
 
@@ -59,14 +59,14 @@ def _regular() -> re.Pattern[bytes]:
         "upstream_addr": rb"(?:\t{5}|[!-~]+\t(?:[0-9]{3}|-)\t" + size + rb"\t" + size + rb"\t" + time + rb"\t" + time,
     }
     parts = []
-    for name, kind, required in lines.WIRE:
+    for name, kind, required in line_form.WIRE:
         if name in values.ATTEMPT_COLUMNS[1:]:
             continue  # in the expression of the first
         if name == "upstream_addr":
             parts.append(special[name] + b")")
         elif name in special:
             parts.append(b"(?:" + special[name] + b")")
-        elif kind == lines.INTEGER:
+        elif kind == line_form.INTEGER:
             parts.append(rb"[0-9]{1,15}" if required else rb"(?:[0-9]{1,15})?")
         else:
             parts.append(rb"[ -~]+" if required else rb"[ -~]*")
@@ -76,7 +76,7 @@ def _regular() -> re.Pattern[bytes]:
 _REGULAR = _regular()
 
 
-def sift(body: bytes, header: lines.Header) -> Sifted:
+def sift(body: bytes, header: line_form.Header) -> Sifted:
     """Go through request lines (without the header line), in order."""
     texts = body.split(b"\n")
     cut = texts.pop()  # empty when the last line has its end
@@ -95,21 +95,21 @@ def sift(body: bytes, header: lines.Header) -> Sifted:
         except _Bad as problem:
             bad.append((position, problem))
     _infer(numbers, header)
-    refused = [lines.Refusal(at, problem.kind, problem.reason, numbers[at - 1]) for at, problem in bad]
+    refused = [line_form.Refusal(at, problem.kind, problem.reason, numbers[at - 1]) for at, problem in bad]
     if cut:
         # Its number is not taken: the whole batch may still come.
-        refused.append(lines.Refusal(len(texts) + 1, "cut", "the line has no end: the body was cut off"))
+        refused.append(line_form.Refusal(len(texts) + 1, "cut", "the line has no end: the body was cut off"))
     return Sifted(body=b"".join(text + b"\n" for text in kept), refused=tuple(refused), contained=contained)
 
 
-def _line_number(text: bytes, header: lines.Header) -> int | None:
+def _line_number(text: bytes, header: line_form.Header) -> int | None:
     try:
         return header.first + _integer("n", text.partition(b"\t")[0])
     except _Bad:
         return None
 
 
-def _infer(numbers: list[int | None], header: lines.Header) -> None:
+def _infer(numbers: list[int | None], header: line_form.Header) -> None:
     """Number the lines that can't tell theirs, between their neighbours.
 
     A batch holds a run of the worker's numbers in order, so the smallest free one is never above the line's
@@ -134,21 +134,21 @@ def _infer(numbers: list[int | None], header: lines.Header) -> None:
 def _mend(text: bytes, contained: dict[str, int]) -> bytes:
     """The line as the columnar reader takes it, or _Bad."""
     cells = text.split(b"\t")
-    if len(cells) != len(lines.WIRE):
-        raise _Bad("columns", f"{len(cells)} columns, expected {len(lines.WIRE)}")
+    if len(cells) != len(line_form.WIRE):
+        raise _Bad("columns", f"{len(cells)} columns, expected {len(line_form.WIRE)}")
     mended: set[str] = set()
-    for index, (name, kind, required) in enumerate(lines.WIRE):
+    for index, (name, kind, required) in enumerate(line_form.WIRE):
         cell = cells[index]
         if not cell:
             if required:
                 raise _Bad("missing", f"{name} is empty")
-        elif kind == lines.INTEGER:
+        elif kind == line_form.INTEGER:
             cells[index] = b"%d" % _integer(name, cell)
-        elif kind == lines.NUMBER:
+        elif kind == line_form.NUMBER:
             cells[index] = repr(_number(name, cell)).encode()
         else:
             cells[index] = _clean(cell, mended)
-    version = cells[lines.NAMES.index("http_version")]
+    version = cells[line_form.NAMES.index("http_version")]
     if version not in _HTTP_VERSIONS:
         raise _Bad("http-version", f"http_version {_quote(version)} is not one")
     tries = [cells[index] for index in _TRIES]
@@ -166,7 +166,7 @@ def _integer(name: str, cell: bytes) -> int:
     value = _read_integer(cell.strip(b" "))
     if value is None:
         raise _Bad("not-a-number", f"{name} {_quote(cell)} is not an integer")
-    low, high = lines.BOUNDS.get(name, (0, lines.MAX_COUNT))
+    low, high = line_form.BOUNDS.get(name, (0, line_form.MAX_COUNT))
     if not low <= value <= high:
         raise _Bad("out-of-bounds", f"{name} {_quote(cell)} is not between {low} and {high}")
     return value
@@ -185,7 +185,7 @@ def _number(name: str, cell: bytes) -> float:
     if not _NUMBER.fullmatch(text):
         raise _Bad("not-a-number", f"{name} {_quote(cell)} is not a number")
     value = float(text)
-    low, high = lines.NUMBER_BOUNDS[name]
+    low, high = line_form.NUMBER_BOUNDS[name]
     if not low <= value <= high:
         raise _Bad("out-of-bounds", f"{name} {_quote(cell)} is not between {low:.0f} and {high:.0f}")
     return value

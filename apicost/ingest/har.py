@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
-from apicost.ingest import lines
+from apicost.ingest import line_form
 from apicost.problems import InputError, Problem
 
 MAX_BYTES = 1 << 30
@@ -99,7 +99,7 @@ def read(path: Path, api_key_headers: Sequence[str] = API_KEY_HEADERS) -> Archiv
         _add(made, entry, frozenset(api_key_headers))
     base = min((start for start, _ in made.rows), default=0)
     header = {
-        "apicost": lines.VERSION, "node": "har", "worker": {"pid": 1, "started_unix_ms": base // 1_000_000},
+        "apicost": line_form.VERSION, "node": "har", "worker": {"pid": 1, "started_unix_ms": base // 1_000_000},
         "batch": 1, "first": 1, "count": len(made.rows), "dropped": 0, "base_mono_ns": base, "base_unix_ns": base,
     }  # fmt: skip
     order = sorted(range(len(made.rows)), key=lambda number: made.rows[number][0])
@@ -145,7 +145,7 @@ def _add(made: _Made, entry: Any, api_keys: frozenset[str]) -> None:
         "response_content_type": _media_type(answered.get("content-type") or _word(content.get("mimeType"))),
         "auth_kinds": kinds,
     }  # fmt: skip
-    made.rows.append((end, [values.get(name, "") for name in lines.NAMES]))
+    made.rows.append((end, [values.get(name, "") for name in line_form.NAMES]))
     made.messages.append(
         Message(
             method=_word(request.get("method")).upper(),

@@ -26,7 +26,8 @@ import msgspec
 from aiohttp import web
 
 from apicost.ingest.exit_spool import PickedUp, pick_up
-from apicost.ingest.lines import BatchRefused, Limits, Refusal
+from apicost.ingest.line_form import Refusal
+from apicost.ingest.lines import BatchRefused, Limits
 from apicost.ingest.samples import SampleQueue, parse_samples
 from apicost.ingest.spool import Spool
 from apicost.ingest.writer import Outcome, Writer

@@ -16,7 +16,8 @@ from typing import Annotated
 
 import msgspec
 
-from apicost.ingest.lines import MAX_CLOCK_NS, MAX_HEADER_BYTES, BatchRefused, Refusal, Worker
+from apicost.ingest.line_form import MAX_CLOCK_NS, MAX_HEADER_BYTES, Refusal, Worker
+from apicost.ingest.lines import BatchRefused
 
 VERSION = 1
 MAX_BODY_BYTES = 1 << 20  # of one request or response; the plugin's schema has the same bound

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apicost.core import records
-from apicost.ingest import careful, lines
+from apicost.ingest import careful, line_form, lines
 from apicost.ingest import values as values_of
 from apicost.ingest.lines import Limits, parse_batch
 from bench import receiver_workload as sample
@@ -26,7 +26,7 @@ def batch_of(*texts, received_unix_ns=0, **header):
 def cell(name, value):
     """A good line with raw bytes in one column."""
     cells = GOOD.split(b"\t")
-    cells[lines.NAMES.index(name)] = value
+    cells[line_form.NAMES.index(name)] = value
     return b"\t".join(cells)
 
 
@@ -79,8 +79,8 @@ def test_a_bad_line_is_refused_with_its_position_and_the_others_kept(bad, kind):
         (cell("host", b"a\x7f"), "control-characters", "host", "a%7f"),
         (cell("path", b"/\xff\xfe"), "not-utf-8", "path", "/%FF%FE"),
         (cell("path", b"/\xed\xa0\x80"), "not-utf-8", "path", "/%ED%A0%80"),
-        (cell("path", b"/" + b"x" * 2_048), "long-text", "path", lines.LOST_VALUE),
-        (cell("consumer", b"x" * 1_025), "long-text", "consumer", lines.LOST_VALUE),
+        (cell("path", b"/" + b"x" * 2_048), "long-text", "path", line_form.LOST_VALUE),
+        (cell("consumer", b"x" * 1_025), "long-text", "consumer", line_form.LOST_VALUE),
         (cell("peer_addr", b"300.1.2.3"), "address", "peer_lo", 0),
         (cell("peer_addr", b"example.com"), "address", "peer_lo", 0),
         (cell("request_id", b"<script>"), "request-id", "request_id", None),
@@ -224,7 +224,7 @@ words = st.one_of(
 )  # fmt: skip
 raw_bytes = st.binary(max_size=12).filter(lambda b: b"\n" not in b and b"\t" not in b)
 values = st.one_of(numerals, words).map(lambda t: t.replace("\t", " ").replace("\n", " ").encode(errors="replace"))
-odd_cells = st.dictionaries(st.sampled_from(lines.NAMES), st.one_of(values, raw_bytes), min_size=0, max_size=3)
+odd_cells = st.dictionaries(st.sampled_from(line_form.NAMES), st.one_of(values, raw_bytes), min_size=0, max_size=3)
 
 
 @st.composite
@@ -234,7 +234,7 @@ def odd_lines(draw):
     for n in range(draw(st.integers(0, 6))):
         cells = sample.line(n=n).split(b"\t")
         for name, value in draw(odd_cells).items():
-            cells[lines.NAMES.index(name)] = value
+            cells[line_form.NAMES.index(name)] = value
         text = b"\t".join(cells)
         out.append(draw(st.sampled_from([text, text, text, text, text[:40], b"", text + b"\t"])))
     return out

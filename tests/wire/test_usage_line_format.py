@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from apicost.core import records
-from apicost.ingest import lines
+from apicost.ingest import line_form
 from apicost.ingest.lines import BatchRefused, Limits, parse_batch
 from bench import receiver_workload as sample
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "specs" / "usage-line.schema.json").read_text())
-KINDS = {lines.INTEGER: "integer", lines.NUMBER: "number", lines.WORD: "string", lines.PLAIN: "string"}
+KINDS = {line_form.INTEGER: "integer", line_form.NUMBER: "number", line_form.WORD: "string", line_form.PLAIN: "string"}
 
 
 def one(**values):
@@ -24,13 +24,13 @@ def one(**values):
 def test_the_reader_knows_exactly_the_columns_of_the_schema():
     """Order, type and necessity of each column are those that specs/usage-line.schema.json publishes."""
     published = [(c["name"], c["type"], c["required"]) for c in SCHEMA["x-columns"]]
-    assert [(name, KINDS[kind], required) for name, kind, required in lines.WIRE] == published
+    assert [(name, KINDS[kind], required) for name, kind, required in line_form.WIRE] == published
 
 
 def test_the_reader_knows_exactly_the_header_of_the_schema():
     """Every header field the schema requires is read, and no other."""
-    assert list(lines.Header.__struct_fields__) == SCHEMA["required"]
-    assert SCHEMA["properties"]["apicost"]["const"] == lines.VERSION
+    assert list(line_form.Header.__struct_fields__) == SCHEMA["required"]
+    assert SCHEMA["properties"]["apicost"]["const"] == line_form.VERSION
 
 
 def test_a_batch_becomes_a_line_table():
@@ -202,7 +202,7 @@ def test_tries_of_different_lines_stay_with_their_lines():
 
 def test_absent_is_minus_one_or_null():
     """Every optional column left empty: no zero and no empty text is made up."""
-    optional = {name: "" for name, _, required in lines.WIRE if not required}
+    optional = {name: "" for name, _, required in line_form.WIRE if not required}
     row = one(**optional)
     for column in records.LINE:
         value = row[column.name]
