@@ -31,7 +31,7 @@ from apicost.problems import InputError, Problem
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
 _UPPER = {method: method.upper() for method in METHODS}  # one text for all operations of a method
 MAX_OPERATIONS = 200_000  # the largest public document has 16,000
-MAX_DOUBLES = 20  # of one document
+MAX_DOUBLES = 5  # of one document
 VERSION = 3  # of the cached form: a change of what is extracted makes old files unread
 
 IN_PROCESS_BYTES = 128 << 10  # what must be read whole is read here up to this size, beyond in a child

@@ -94,13 +94,15 @@ class _Target(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What one host leads to in one scope: its tries, best class of hosts first.
+    """What one host leads to in one scope: its tries, best class of hosts first; those of that class, and the rest.
 
     start: above the root of the only trie of the best class, behind the empty text before a path's first "/": there
     the walk by first choice starts. None where the best class has several tries.
     """
 
     targets: tuple[_Target, ...]
+    best: tuple[_Target, ...]
+    rest: tuple[_Target, ...]
     start: trie.Node | None
     upstream: bool
     alone: str | None  # the API that alone has this host by name, for paths outside of every base path
@@ -121,7 +123,7 @@ class _Scope:
                         by_host.setdefault((host, upstream), []).append(found)
         # Where some template documents HEAD, a HEAD on another path may fall through to it: no sure answer then.
         heads = any(entry.operation.method == "HEAD" for entry in ranked.values())
-        shared: dict[tuple[Hashable, ...], trie.Node] = {}
+        shared: dict[tuple[Hashable, ...], tuple[trie.Node, frozenset[str]]] = {}
         self._exact: dict[str, list[_Target]] = {}
         self._patterns: list[tuple[tuple[str, ...], _Target]] = []
         self._any: list[_Target] = []
@@ -129,8 +131,9 @@ class _Scope:
             # Hosts with the same operations share one trie, so a list of mirrors costs nothing.
             key = tuple(dict.fromkeys(_identity(item, api) for item, api in members))
             if key not in shared:
-                shared[key] = _compile(members, ranked, heads)
-            target = _Target(host.rank, shared[key], upstream, frozenset(api.id for _, api in members))
+                shared[key] = (_compile(members, ranked, heads), frozenset(api.id for _, api in members))
+            root, names = shared[key]
+            target = _Target(host.rank, root, upstream, names)
             if host.rank == EXACT_HOST:
                 self._exact.setdefault(host.pieces[0], []).append(target)
             elif host.rank == HOST_PATTERN:
@@ -158,12 +161,13 @@ class _Scope:
 
 def _view(targets: Sequence[_Target]) -> _View:
     ordered = tuple(sorted(targets, key=lambda target: target.rank))
-    best = [target for target in ordered if target.rank == ordered[0].rank]
+    best = tuple(target for target in ordered if target.rank == ordered[0].rank)
+    rest = ordered[len(best) :]
     apis = {api for target in best if target.rank < ANY_HOST for api in target.apis}
     alone = apis.pop() if len(apis) == 1 else None
     if len(best) == 1:
-        return _View(ordered, {"": best[0].root}, best[0].upstream, alone)
-    return _View(ordered, None, False, alone)
+        return _View(ordered, best, rest, {"": best[0].root}, best[0].upstream, alone)
+    return _View(ordered, best, rest, None, False, alone)
 
 
 def _identity(item: Place | Claim, api: Api) -> Hashable:
@@ -399,13 +403,12 @@ class Index:
         behind = split_path(upstream_path) if upstream_path else segments
         asked = _asked(path, query_names)
         # What a worse class of hosts has matters only where the best one does not document the method.
-        best = [target for target in view.targets if target.rank == view.targets[0].rank]
-        hits = _walk(best, segments, behind)
-        if len(best) < len(view.targets):
+        hits = _walk(view.best, segments, behind)
+        if view.rest:
             match = self._best(hits, method, asked, (), sure=True)
             if match is not None:
                 return match
-            hits = [*hits, *_walk(view.targets[len(best) :], segments, behind)]
+            hits.extend(_walk(view.rest, segments, behind))
         match = self._best(hits, method, asked, ())
         if match is not None:
             return match
@@ -428,7 +431,10 @@ class Index:
             answer: Match | None = node[ANSWERS].get(method)
             if answer is not None:
                 return answer
-        key = (method, flags, sure, *(number for hit in hits for number in (hit.rank, *map(id, hit.nodes))))
+        if len(hits) == 1:
+            key = (method, flags, sure, *map(id, hits[0].nodes))
+        else:
+            key = (method, flags, sure, *(number for hit in hits for number in (hit.rank, *map(id, hit.nodes))))
         settled = self._settled.get(key)
         if settled is not None:
             return settled
