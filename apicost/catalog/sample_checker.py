@@ -32,6 +32,7 @@ FRAME = struct.Struct("<I")
 DAY_MS = 86_400_000
 FUTURE_MS = 300_000  # as for usage lines
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_WITH_BODY = ("POST", "PUT", "PATCH")
 
 
 class Setup(msgspec.Struct):
@@ -189,13 +190,14 @@ class Checking:
 
 
 def _usable(sample: Sample) -> bool:
-    """Whether the backend answered, and a body is here as a whole."""
+    """Whether the backend answered, and a body is here as a whole, or missing where there could be one."""
     if sample.response_source not in ("", "upstream"):
         return False
-    return any(
-        body is not None and not cut
-        for body, cut in ((sample.request_body, sample.request_cut), (sample.response_body, sample.response_cut))
-    )
+    if sample.response_body and not sample.response_cut:
+        return True
+    if sample.request_body is None or sample.request_cut:
+        return False
+    return bool(sample.request_body) or sample.method in _WITH_BODY
 
 
 def _headers(media_type: str) -> dict[str, str]:

@@ -132,8 +132,32 @@ def test_what_can_not_be_told_is_no_sample(checking):
         sample(3, sent={}, status=503, response_source="apisix"),
         sample(4, path="/v1/nothing"),
         sample(5, host="elsewhere.example", service_id=""),
+        sample(6, b"", b"{", response_cut=True, method="GET", path="/v1/orders/7", status=200),
     )
-    assert (answer.rows, answer.checked, answer.unusable, answer.unmatched) == ([], 0, 3, 2)
+    assert (answer.rows, answer.checked, answer.unusable, answer.unmatched) == ([], 0, 4, 2)
+
+
+def test_a_request_without_its_body_is_a_fault(checking):
+    """The document requires one."""
+    (row,) = check(checking, sample(sent=b"", got=None)).rows
+    assert (row.rule, row.detail) == ("request-schema", "/ missing")
+
+
+def test_operations_told_apart_by_a_query_value_are_left_alone(tmp_path):
+    """Values are not in a sample, so that it can't be told which of them it was."""
+    from apicost.catalog.bodies import Checker
+
+    document = tmp_path / "rpc.yaml"
+    schema = "{content: {application/json: {schema: {type: %s}}}}"
+    paths = "".join(
+        f"  /rpc?action={name}:\n    post:\n      operationId: {name}\n      requestBody: {schema % kind}\n"
+        "      responses: {'200': {description: ok}}\n"
+        for name, kind in (("list", "array"), ("get", "object"))
+    )
+    document.write_text(f"openapi: 3.1.0\ninfo: {{title: t, version: '1'}}\npaths:\n{paths}")
+    checking = Checking(Checker([Source(id="rpc", documents=(document,), hosts=("rpc.example",))]))
+    answer = check(checking, sample(host="rpc.example", path="/rpc", query_names="action", sent=[], service_id=""))
+    assert (answer.checked, answer.unmatched) == (0, 1)
 
 
 def test_an_absurd_clock_is_the_time_of_receipt(checking):
