@@ -82,26 +82,16 @@ def of_ledger(
 ) -> Outcome:
     """`from_ledger` for a ledger that is open. statements: of the months touched, where they are rated already."""
     book = sources.book
-    known = sources.settings
-    present, notes = promised(sources.apis, known.api_key_headers, known.api_key_query)
+    present, notes = promised_to(sources)
     present = dataclasses.replace(present, former=ledger.former(present.operations, unreadable=present.unreadable))
-    months = [_months.month_of(name, book) for name in months_touched(start_unix_s, end_unix_s, _zone(book))]
-    _months.say(f"reading {ledger.folder}")
-    # Traffic is read by the stretches that prices change at, so that each part of it has one price.
-    cuts = {start_unix_s, end_unix_s}
-    for month in months:
-        cuts.update(month.starts[day] for day in (book.price_changes(month.days) if book else (0,)))
-    edges = sorted(cut for cut in cuts if start_unix_s <= cut <= end_unix_s)
-    where = {} if api is None else {"api": api}
-    parts = [ledger.shapes(a, b, where=where) for a, b in itertools.pairwise(edges)]
-    seen = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+    seen, months = traffic_of(ledger, book, start_unix_s, end_unix_s, {} if api is None else {"api": api})
     days = _observed_days(ledger, start_unix_s, end_unix_s)
     judgement = judge(
         seen, _of_api(present, api), sources.settings.rules(), window_days=days,
         samples=_samples(ledger.samples(start_unix_s, end_unix_s), api),
     )  # fmt: skip
     if statements is None:
-        statements = _statements(ledger, sources, months) if judgement.findings else []
+        statements = statements_of(ledger, sources, months) if judgement.findings else []
     notes += [str(damage) for damage in ledger.damaged]
     return Outcome(
         start_unix_s=start_unix_s, end_unix_s=end_unix_s, days=days, judgement=judgement,
@@ -110,6 +100,21 @@ def of_ledger(
         currency=book.currency if book else None, source=f"ledger {ledger.folder}", notes=notes,
         lines=_lines(judgement.findings),
     )  # fmt: skip
+
+
+def traffic_of(
+    ledger: Ledger, book: PriceBook | None, start_unix_s: int, end_unix_s: int, where: Mapping[str, str | None]
+) -> tuple[pa.Table, list[Period]]:
+    """The shapes of a window, by the stretches that prices change at, so that each row has one price; and the months
+    that the window lies in."""
+    months = [_months.month_of(name, book) for name in months_touched(start_unix_s, end_unix_s, _zone(book))]
+    _months.say(f"reading {ledger.folder}")
+    cuts = {start_unix_s, end_unix_s}
+    for month in months:
+        cuts.update(month.starts[day] for day in (book.price_changes(month.days) if book else (0,)))
+    edges = sorted(cut for cut in cuts if start_unix_s <= cut <= end_unix_s)
+    parts = [ledger.shapes(a, b, where=where) for a, b in itertools.pairwise(edges)]
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks(), months
 
 
 def of_month(ledger: Ledger, settings: Config, statement: Statement, api: str | None) -> Outcome:
@@ -205,6 +210,11 @@ def _key_headers(apis: Sequence[ApiSource]) -> set[str]:
     return {s.key.lower() for s in schemes if s.type == "apiKey" and s.place == "header"}
 
 
+def promised_to(sources: Sources) -> tuple[Contracts, list[str]]:
+    """`promised` for what the gateway logs. Raises InputError."""
+    return promised(sources.apis, sources.settings.api_key_headers, sources.settings.api_key_query)
+
+
 def _samples(samples: pa.Table | None, api: str | None) -> pa.Table | None:
     if samples is None or api is None:
         return samples
@@ -228,7 +238,8 @@ def _of_api(found: Contracts, api: str | None) -> Contracts:
     )
 
 
-def _statements(ledger: Ledger, sources: Sources, months: Sequence[Period]) -> list[Statement]:
+def statements_of(ledger: Ledger, sources: Sources, months: Sequence[Period]) -> list[Statement]:
+    """Months rated; none without a price book, and none for a month without usage."""
     if sources.book is None:
         return []
     rated = (_months.statement_of(ledger, month, sources.book) for month in months)

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         raise _months.error("--host", f"{options.host!r} is no host", "nothing is drafted",
                             "write it as requests carry it: shop.example, or shop.example:8443")  # fmt: skip
     sources = gathering.sources(options)
-    present, notes = gathering.promised(sources.apis)
+    present, notes = gathering.promised_to(sources)
     target = _target(sources, present, options)
     found, requests = _drafted(sources, present, target, options)
     for note in (*notes, *found.notes):
@@ -129,7 +129,8 @@ def _drafted(
         assert sources.ledger is not None
         start, end = _windows.window(options.since, options.until, time.time())
         with _months.open_ledger(sources.ledger) as ledger:
-            present = dataclasses.replace(present, former=ledger.former(present.operations))
+            former = ledger.former(present.operations, unreadable=present.unreadable)
+            present = dataclasses.replace(present, former=former)
             where = {"api": target.api} | ({"host": target.host} if target.host is not None else {})
             seen = ledger.shapes(start, end, where=where)
             for damage in ledger.damaged:
