@@ -134,7 +134,11 @@ def collect(root: Node, segments: Sequence[str]) -> list[Node]:
             if PARAMETER_EDGE in node and text:
                 following.append(node[PARAMETER_EDGE])
             if MIXED_EDGES in node:
-                following.extend(child for segment, child in node[MIXED_EDGES] if fits(segment.pieces, text))
+                for segment, child in node[MIXED_EDGES]:
+                    pieces = segment.pieces
+                    # The ends are looked at first: most do not fit, and a call costs more than both.
+                    if text.endswith(pieces[-1]) and text.startswith(pieces[0]) and fits(pieces, text):
+                        following.append(child)
             if MULTI_EDGES in node:
                 for edge in node[MULTI_EDGES]:
                     if text.startswith(edge.prefix):
