@@ -75,13 +75,18 @@ class Backend:
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(sum(map(len, pieces))))
+                if len(pieces) == 1:
+                    self.send_header("Content-Length", str(len(pieces[0])))
+                    self.end_headers()
+                    self.wfile.write(pieces[0])
+                    return
+                self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
                 for piece in pieces:
-                    self.wfile.write(piece)
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                     self.wfile.flush()
-                    if len(pieces) > 1:
-                        time.sleep(0.02)
+                    time.sleep(0.02)
+                self.wfile.write(b"0\r\n\r\n")
 
             do_GET = do_POST = do_PUT = handle_any
 
@@ -134,6 +139,9 @@ def sampling(tmp_path_factory, upstreams, backend):
             plugins = {} if sample is None else {"apicost-logger": {"sample": sample}}
             route = {"id": name, "name": name, "host": HOST, "uri": f"/{name}/*", "upstream": upstream}
             content["routes"].append({**route, "plugins": plugins})
+        dead = {"id": "dead", "name": "dead", "host": HOST, "uri": "/dead/*"}
+        nobody = {"type": "roundrobin", "nodes": {upstreams.refusing: 1}}
+        content["routes"].append({**dead, "upstream": nobody, "plugins": {"apicost-logger": {"sample": ROUTES["all"]}}})
         guarded = {"key-auth": {}, "apicost-logger": {"sample": ROUTES["all"]}}
         where = {"host": HOST, "uri": "/guarded/*", "upstream": upstream}
         content["routes"].append({"id": "guarded", "name": "guarded", **where, "plugins": guarded})
@@ -197,6 +205,7 @@ def test_a_sample_has_both_bodies_and_the_identity_of_its_line(sampling, backend
     """Bodies byte by byte, names of the query alone, and the number of the usage line of the same request."""
     backend.answer = (201, {"Content-Type": "application/json; charset=utf-8"}, [b'{"id"', b": 7}"])
     body = b'{"caf\xc3\xa9": 1}'
+    call(sampling, "POST", "/plain/x", body)  # has a line, but no sample
     act = lambda: call(sampling, "POST", "/all/orders/7?page=2&secret&q=s3cret", body)  # noqa: E731
     (one,) = sampled(sampling, act, 1)
     assert (one.request_body, one.response_body, one.request_cut, one.response_cut) == (
@@ -361,6 +370,7 @@ def test_what_can_not_be_checked_is_no_sample(sampling, backend):
     call(sampling, "GET", "/all/x")
     call(sampling, "POST", "/all/x", b"\x89PNG", {"Content-Type": "image/png"})
     assert call(sampling, "POST", "/guarded/x", b'{"a": 1}')[0] == 401
+    assert call(sampling, "POST", "/dead/x", b'{"a": 1}')[0] == 502
     backend.answer = (200, JSON, [b'{"last": 1}'])
     (one,) = sampled(sampling, lambda: call(sampling, "GET", "/all/last"), 1)
     assert one.path == "/all/last" and len(taken(sampling.sink)) == before + 1
@@ -491,7 +501,9 @@ def test_requests_do_not_care_where_samples_go(make_gateway, backend):
     while not sink.bodies(status=503, path="/v1/samples") and time.monotonic() < deadline:
         time.sleep(0.05)
     lost = samples.parse_samples(sink.bodies(status=503, path="/v1/samples")[0])
-    assert len(lost.lines) == 20  # the route and the global rule both sample: each request once
+    found = [samples.read_sample(line) for line in lost.lines]
+    # The route and the global rule both sample: each request once, and each piece of its body once.
+    assert [(one.request_body, one.response_body) for one in found] == [(b'{"b": 2}', b'{"a": 1}')] * 20
     assert "apicost-logger: " in gateway.error_log.read_text()
     assert gateway.worker_pids()
 
