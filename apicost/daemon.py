@@ -4,8 +4,9 @@ Threads: the event loop (receiver and pages), the probe reader, the stepper. The
 thread belongs to the receiver. What they share is the spool, which is safe between threads; everything
 else has one owner.
 
-Order of stopping: the receiver takes no more, the probe is read once more and detached, what is sealed
-goes through one last step, and what is still open stays in the ledger's carry for the next start.
+Order of stopping: the receiver takes no more, the probe is read once more and detached, what is sealed is worked
+off for `STOP_S` at most. What is left of it stays in the spool, and what is open in the ledger's carry, for the next
+start: that works it off, and ends the former session, while it takes lines and reads the probe already.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from apicost import config as configuration
 from apicost.catalog.sample_host import SampleHost
 from apicost.core import records
 from apicost.core.clock import Clock
-from apicost.ingest import exit_spool, receiver, spool
+from apicost.core.join.watermark import Watermark
+from apicost.ingest import exit_spool, receiver, segment_files, spool
 from apicost.ingest import probe as probing
 from apicost.ingest.samples import SampleQueue
 from apicost.problems import InputError
 from apicost.store import lake
 from apicost.web import app as pages
+from apicost.web import findings
 
 log = logging.getLogger("apicost")
 
@@ -48,6 +51,7 @@ SEAL_S = 0.5  # how often flow snapshots become a sealed segment
 RETRY_PROBE_S = 10.0
 HOUSEKEEPING_S = 5.0
 COMPACT_S = 600.0
+STOP_S = 5.0  # how long what is sealed is worked off after SIGTERM
 SAMPLES_S = 5.0  # how often what sampled bodies showed becomes a segment
 SAMPLES_KNOWN_S = 3_600.0  # how long the ledger knows a batch of samples: a gateway sends one again at once or never
 SESSION_SHIFT = 48  # socket cookies stay far below 2**48: the bits above tell one probe session from the next
@@ -70,6 +74,8 @@ class Shared:
     step_levels: dict[str, int] = field(default_factory=dict)  # as of the last step
     steps: int = 0
     step_seconds: float = 0.0
+    late_s: float = 0.0  # by how much waits are held back, since lines or flows come late
+    backlog_s: float = 0.0  # age of what the last step read
     flow_rows: int = 0
 
 
@@ -95,8 +101,13 @@ class Daemon:
         self.pipeline = run.Pipeline(
             self.ledger, run.correlate_settings(config), node=config.node, privacy=config.privacy.client_addresses
         )
-        self._step()  # what was acknowledged before the last stop
-        self.pipeline.end_session(self.knowledge, clock_now())
+        # Segments up to this one are of former runs; their flows end before those of this one begin.
+        self.former_segment: int | None = max((ref.number for ref in self.spool.sealed()), default=0)
+        self.former_clock: Clock | None = None
+        self.watermark = Watermark()
+        self.flows_mono_ns = 0  # all packets up to then are in the spool; the probe's thread writes it
+        self.read_flows_mono_ns = 0  # the same of what steps have taken
+        self.stop_by_s = float("inf")
         self.session = self._next_session()
         settings = config.conformance
         self.sample_queue = SampleQueue()
@@ -110,6 +121,7 @@ class Daemon:
         self.probe: probing.Probe | None = None
         self._first_probe_try = threading.Event()
         self._compaction: subprocess.Popen[bytes] | None = None
+        self.findings = findings.Tally(now_s=time.monotonic())
         self.receiver_url = ""
         self.web_url = ""
 
@@ -129,7 +141,7 @@ class Daemon:
             self.app = app
             runners.append(receiver.make_runner(app))
             self.receiver_url = await _listen(runners[0], self.config.receiver.listen)
-            runners.append(web.AppRunner(pages.make_app(self.status), access_log=None))
+            runners.append(web.AppRunner(pages.make_app(self.status), access_log=None, shutdown_timeout=STOP_S))
             self.web_url = await _listen(runners[1], self.config.web)
             for name, target in (("probe", self._probe_loop), ("steps", self._step_loop)):
                 threads.append(threading.Thread(target=target, name=name, daemon=True))
@@ -147,6 +159,7 @@ class Daemon:
             self.stop_probe.set()
             if threads:
                 await asyncio.to_thread(threads[0].join)
+                self.stop_by_s = time.monotonic() + STOP_S
                 self.stopping.set()
                 await asyncio.to_thread(threads[1].join)
             for runner in runners[1:]:
@@ -155,9 +168,16 @@ class Daemon:
 
     def close(self) -> None:
         """Give everything back."""
-        if self._compaction is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._compaction.wait(timeout=30)
+        self.findings.close()
+        if self._compaction is not None and self._compaction.poll() is None:
+            self._compaction.terminate()  # what it has not committed is removed by the next one
+            try:
+                self._compaction.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._compaction.kill()
+        left = self.spool.backlog()["rows"]
+        if left:
+            log.warning("%d rows wait in the spool for the next start", left)
         self.spool.close()
         self.ledger.close()
 
@@ -198,6 +218,7 @@ class Daemon:
             self._first_probe_try.set()
             return
         while not self.stop_probe.is_set():
+            self.flows_mono_ns = time.monotonic_ns()
             try:
                 self.probe = probing.Probe.open(self._probe_options())
             except probing.ProbeError as error:
@@ -235,19 +256,26 @@ class Daemon:
         sealed_s = time.monotonic()
         try:
             while not self.stop_probe.wait(PROBE_READ_S):
+                clock = clock_now()  # before the reading: all up to then is in it
                 waiting.append(probe.read())
                 if time.monotonic() - sealed_s >= SEAL_S:
                     sealed_s = time.monotonic()
-                    before = self._seal(probe, waiting, before)
+                    before = self._seal(probe, waiting, before, clock)
                     gone = probe.stale()
                     if gone:
                         raise probing.ProbeError(gone, "the probe attaches again when the gateway is back")
         finally:
+            clock = clock_now()
             waiting.append(_ended(probe.read(final=True)))
-            self._seal(probe, waiting, before)
+            self._seal(probe, waiting, before, clock)
 
-    def _seal(self, probe: probing.Probe, waiting: list[pa.Table], before: dict[str, int]) -> dict[str, int]:
-        """Make what was read durable; on a full disk it stays in memory for the next try."""
+    def _seal(
+        self, probe: probing.Probe, waiting: list[pa.Table], before: dict[str, int], clock: Clock
+    ) -> dict[str, int]:
+        """Make what was read durable; on a full disk it stays in memory for the next try.
+
+        clock: all packets up to then were read.
+        """
         losses = probe.losses()
         flows = pa.concat_tables(waiting) if waiting else records.empty(records.FLOW)
         if flows.num_rows:
@@ -255,11 +283,12 @@ class Daemon:
             flows = flows.set_column(0, "flow", pa.array(salted))
         new = {name: value - before.get(name, 0) for name, value in losses.items() if name in COUNTED_LOSSES}
         try:
-            self.spool.add_flows(flows, losses=new, clock=clock_now())
+            self.spool.add_flows(flows, losses=new, clock=clock)
         except OSError as error:
             self.shared.failures["disk"] = f"flow snapshots cannot be made durable: {error}"
             return before
         self.shared.failures.pop("disk", None)
+        self.flows_mono_ns = clock.mono_ns
         self.shared.flow_rows += flows.num_rows
         waiting.clear()
         return losses
@@ -301,11 +330,13 @@ class Daemon:
     # -- the steps' thread ----------------------------------------------------------------------
 
     def _step_loop(self) -> None:
-        """A correlation step every `step_s`, and housekeeping in between."""
+        """A correlation step every `step_s`, at once while more is sealed than one takes; housekeeping in between."""
         housekept_s = compacted_s = samples_s = time.monotonic()
-        while not self.stopping.wait(self.config.correlate.step_s):
-            self._guarded("ledger", self._step)
+        behind = True  # what was acknowledged before the last stop
+        while not self.stopping.wait(0 if behind else self.config.correlate.step_s):
+            behind = self._guarded("ledger", self._piece) is True
             now_s = time.monotonic()
+            self._guarded("findings", self._count_findings)
             if now_s - housekept_s >= HOUSEKEEPING_S:
                 housekept_s = now_s
                 self._guarded("housekeeping", self._housekeeping)
@@ -316,7 +347,8 @@ class Daemon:
                 compacted_s = now_s
                 self._guarded("compaction", self._compact)
                 memory.give_back_library_pages()  # of what is done seldom, such as reading new documents
-        self._guarded("ledger", self._step)
+        while self._guarded("ledger", self._piece) and time.monotonic() < self.stop_by_s:
+            pass
         self._guarded("samples", self._keep_samples)
 
     def _keep_samples(self) -> None:
@@ -336,35 +368,50 @@ class Daemon:
         if old:
             self.ledger.forget(old)
 
-    def _guarded(self, part: str, work: Any) -> None:
-        """Run a part; what goes wrong is shown and tried again, and never ends the daemon."""
+    def _guarded(self, part: str, work: Any) -> Any:
+        """What a part returns; what goes wrong (None) is shown and tried again, and never ends the daemon."""
         try:
-            work()
+            result = work()
         except Exception as error:
             if part not in self.shared.failures:
                 log.exception("%s: %s", part, error)
             self.shared.failures[part] = f"{part}: {type(error).__name__}: {error}"
-        else:
-            self.shared.failures.pop(part, None)
-
-    def _step(self) -> None:
-        """Take in what is sealed, in bounded pieces, until all of it is in the ledger."""
-        while self._piece():
-            pass
+            return None
+        self.shared.failures.pop(part, None)
+        return result
 
     def _piece(self) -> bool:
         """One correlation step; says whether sealed segments are left for another."""
         started = time.monotonic()
+        read_mono_ns = time.monotonic_ns()
+        flows_mono_ns = read_mono_ns if self.probe is None else self.flows_mono_ns
         sealed = self.spool.sealed(max_rows=MAX_STEP_ROWS)
         behind = self.spool.backlog()["segments"] > len(sealed)
+        former = self.former_segment is not None
+        if self.former_segment is not None:
+            sealed = [ref for ref in sealed if ref.number <= self.former_segment]
+            if not sealed:
+                self._end_former_session()
+                return True
+        if sealed and (behind or former):
+            # Read up to the last of them, and of flows up to the last that is theirs.
+            read_mono_ns = sealed[-1].clock.mono_ns
+            ends = [ref.clock.mono_ns for ref in sealed if ref.kind == segment_files.FLOWS]
+            known = self.probe is not None or former
+            flows_mono_ns = max([*ends, self.read_flows_mono_ns]) if known else read_mono_ns
+        self.read_flows_mono_ns = flows_mono_ns
         consumed = self.ledger.consumed([ref.id for ref in sealed])
         taken = [ref for ref in sealed if ref.id not in consumed]
         self.spool.drop([ref for ref in sealed if ref.id in consumed])
         arrived = list(self.spool.read(taken))
         if self.config.record_dir is not None:
             _record(self.config.record_dir, *arrived)
-        clock = clock_now()
-        now_mono_ns = _latest(arrived[0], arrived[1], clock.mono_ns) if behind else clock.mono_ns
+        # A former run may have been before a reboot: its clock is that of its segments.
+        clock = self.former_clock = sealed[-1].clock if former else clock_now()
+        came = [np.full(ref.rows, ref.clock.mono_ns) for ref in taken if ref.kind == segment_files.LINES]
+        now_mono_ns = self.watermark.advance(
+            read_mono_ns, flows_mono_ns, arrived[1], np.concatenate([np.zeros(0, np.int64), *came])
+        )
         outcome = self.pipeline.step(
             self.knowledge,
             arrived.pop(0),  # given away, so that the step can let go of them before the next stage
@@ -383,7 +430,16 @@ class Daemon:
         memory.give_back()
         self.shared.steps += 1
         self.shared.step_seconds += time.monotonic() - started
-        return behind
+        self.shared.late_s = (read_mono_ns - now_mono_ns) / 1e9
+        self.shared.backlog_s = max(started - read_mono_ns / 1e9, 0.0)
+        return behind or former
+
+    def _end_former_session(self) -> None:
+        """Give out what former runs left open: nobody counts their flows any further."""
+        self.pipeline.end_session(self.knowledge, self.former_clock or clock_now())
+        self.former_segment = None
+        self.watermark = Watermark()
+        self.read_flows_mono_ns = 0
 
     def _housekeeping(self) -> None:
         exit_spool.pick_up(self.config.receiver.exit_spool_dir, self.spool)
@@ -401,6 +457,14 @@ class Daemon:
         command += ["--exchange-days", str(keep.exchange_days), "--minute-days", str(keep.minute_days)]
         command += ["--hour-days", str(keep.hour_days)]
         self._compaction = subprocess.Popen(command)
+
+    def _count_findings(self) -> None:
+        """Let a child judge the month so far, where calls came or documents changed since the last time."""
+        if self.config.file:
+            options = ["--config", self.config.file, "--ledger", str(self.config.ledger_dir)]
+            state = (self.shared.calls.total(), id(self.knowledge))
+            every_s = self.config.conformance.metrics_every_s
+            self.findings.tick(every_s, options, state, now_s=time.monotonic())
 
     # -- configuration while running ------------------------------------------------------------
 
@@ -456,6 +520,7 @@ class Daemon:
         counters: dict[str, float] = {f"receiver_{k}": v for k, v in receiver.counters(self.app).items()}
         counters |= {f"step_{k}": v for k, v in self.shared.step_counts.items()}
         counters["steps"] = self.shared.steps
+        counters["conformance_failures"] = self.findings.failures
         counters["step_seconds"] = self.shared.step_seconds
         counters["flow_snapshots"] = self.shared.flow_rows
         gauges: dict[str, float] = {"probe_attached": float(self.shared.probe_state == "attached")}
@@ -464,6 +529,8 @@ class Daemon:
             for name, value in probe.losses().items():
                 (counters if name in COUNTED_LOSSES else gauges)[f"probe_{name}"] = value
         gauges |= {f"step_{name}": value for name, value in self.shared.step_levels.items()}
+        gauges["step_late_seconds"] = self.shared.late_s
+        gauges["step_backlog_seconds"] = self.shared.backlog_s
         gauges["resident_bytes"] = memory.resident_bytes()
         gauges["arrow_bytes"] = pa.total_allocated_bytes()
         counters |= self.samples.figures()
@@ -483,6 +550,7 @@ class Daemon:
             counters=counters,
             gauges=gauges,
             api_calls=dict(self.shared.calls),
+            findings=self.findings.last,
         )
 
 
@@ -506,16 +574,6 @@ def _ended(flows: pa.Table) -> pa.Table:
     kinds = records.numbers(flows, "kind").copy()
     kinds[kinds == records.SnapshotKind.OPEN] = records.SnapshotKind.CLOSED
     return flows.set_column(flows.schema.get_field_index("kind"), "kind", pa.array(kinds, pa.uint8()))
-
-
-def _latest(flows: pa.Table, lines: pa.Table, fallback: int) -> int:
-    """The newest time in a partial backlog: waits must not run out for what is still to be read."""
-    newest = 0
-    if flows.num_rows:
-        newest = int(records.numbers(flows, "last_mono_ns").max())
-    if lines.num_rows:
-        newest = max(newest, int(records.numbers(lines, "log_mono_ns").max()))
-    return min(newest or fallback, fallback)
 
 
 def _record(folder: Path, flows: pa.Table, lines: pa.Table, completeness: pa.Table) -> None:

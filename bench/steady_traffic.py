@@ -26,7 +26,8 @@ _UNIX_NS = 1_795_000_000 * SECOND  # wall clock less monotonic clock
 class Steady:
     """So many requests a second for so long.
 
-    clients: connections of clients; backends: connections to the backend. Both stay open to the end.
+    clients: connections of clients, an even number for two workers; backends: connections to the backend. Both stay
+        open to the end.
     start_mono_ns: when the first request comes.
     """
 
@@ -35,6 +36,10 @@ class Steady:
     clients: int = 100
     backends: int = 40
     start_mono_ns: int = 1_000 * SECOND
+
+    def __post_init__(self) -> None:
+        if self.clients % 2:
+            raise ValueError(f"{self.clients} clients: a connection would have two workers")
 
     def batches(self) -> tuple[pa.Table, np.ndarray, pa.Table, np.ndarray]:
         """FLOW with the times at which the probe has its snapshots, LINE with the times of the posts; each in order."""

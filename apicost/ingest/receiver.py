@@ -34,6 +34,7 @@ from apicost.ingest.writer import Outcome, Writer
 from apicost.problems import InputError, Problem
 
 SHOWN_REFUSALS = 100  # of one batch, in the answer; all are counted
+STOP_S = 5.0  # how long requests that are being answered hold up a stop
 MIN_TOKEN_CHARACTERS = 16
 MAX_TOKEN_BYTES = 4_096
 
@@ -80,7 +81,14 @@ def make_app(options: Options, spool: Spool, samples: SampleQueue | None = None)
 
 def make_runner(app: web.Application) -> web.AppRunner:
     """A runner with what a receiver wants: bodies as sent, no access log, no lingering over refused bodies."""
-    return web.AppRunner(app, access_log=None, auto_decompress=False, lingering_time=1.0, keepalive_timeout=300)
+    return web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        lingering_time=1.0,
+        keepalive_timeout=300,
+        shutdown_timeout=STOP_S,
+    )
 
 
 def counters(app: web.Application) -> dict[str, int]:

@@ -13,19 +13,19 @@ from apicost.core.records import Confidence, RowKind
 from bench.steady_traffic import SECOND, Steady
 
 CLOCK = Clock(mono_ns=0, unix_ns=1_795_000_000 * SECOND)
-TRAFFIC = Steady(rate=200, seconds=10, clients=5, backends=4)
+TRAFFIC = Steady(rate=200, seconds=10, clients=6, backends=4)
 WAITS = Settings(line_wait_ns=3 * SECOND, flow_wait_ns=2 * SECOND)
-ROOM = 10  # of each flow its newest turn stays, and its newest snapshot
+ROOM = 12  # of each flow its newest turn stays, and its newest snapshot
 UPSTREAM_ROOM = 4 * 17  # of each flow the first 16 turns, since a stream may begin with any, and one for those behind
 SMALL = dataclasses.replace(WAITS, most_lines=300, most_turns=400)
 
 
-def run(options: Settings, *, flows_late_s: int = 0, lines_late_s: int = 0, lines: bool = True, flows: bool = True):
+def run(options: Settings, *, flows_late_s: float = 0, lines_late_s: float = 0, lines: bool = True, flows: bool = True):
     """Steps of a second; returns all rows, the carry's most rows by table, and the sums of the counts."""
     snapshots, seen, told, posted = TRAFFIC.batches()
     snapshots = snapshots if flows else snapshots[:0]
     told = told if lines else told[:0]
-    seen, posted = seen[: len(snapshots)] + flows_late_s * SECOND, posted[: len(told)] + lines_late_s * SECOND
+    seen, posted = seen[: len(snapshots)] + int(flows_late_s * SECOND), posted[: len(told)] + int(lines_late_s * SECOND)
     end = TRAFFIC.start_mono_ns + 50 * SECOND
     carry, rows, most, counts = Carry.empty(), [], {}, {}
     for now in range(TRAFFIC.start_mono_ns + SECOND, end, SECOND):
@@ -102,3 +102,12 @@ def test_a_bound_that_is_not_reached_changes_nothing():
     plenty = dataclasses.replace(WAITS, most_lines=10_000, most_turns=10_000)
     assert run(plenty)[0].equals(run(WAITS)[0])
     assert run(plenty)[2]["lines_crowded_out"] == 0
+
+
+def test_a_busy_connection_finds_a_flow_that_is_read_after_its_lines():
+    """Its newest line is always ahead of the flow; the first one is not, and one is enough."""
+    patient = dataclasses.replace(WAITS, line_wait_ns=8 * SECOND, flow_wait_ns=5 * SECOND)
+    rows, _, _ = run(patient, flows_late_s=1.5)
+    requests = records.numbers(rows, "kind") == RowKind.EXCHANGE
+    grade = records.numbers(rows, "downstream_confidence")[requests]
+    assert (grade == Confidence.EXACT).all()

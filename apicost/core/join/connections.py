@@ -89,7 +89,10 @@ def matched(
     candidate = _latest_born(place_of[free], flows.born_mono_ns[free], found.place[lost], found.first_mono_ns[lost])
     inside = candidate >= 0
     carrier = free[np.maximum(candidate, 0)]
-    inside &= found.last_mono_ns[lost] <= last_seen[carrier]
+    # An open flow may be seen later than its lines, and a busy connection always has a line ahead of it: there it is
+    # enough that packets were seen on both sides of the first.
+    until = np.where(flows.closed[carrier], found.last_mono_ns[lost], found.first_mono_ns[lost])
+    inside &= until <= last_seen[carrier]
     # Each flow once: two connections that fall into one flow are both in doubt.
     times = np.bincount(np.maximum(candidate, 0)[inside], minlength=len(free))
     sure = inside & (times[np.maximum(candidate, 0)] == 1)
