@@ -85,7 +85,7 @@ def of_ledger(
     present, notes = promised_to(sources)
     present = dataclasses.replace(present, former=ledger.former(present.operations, unreadable=present.unreadable))
     seen, months = traffic_of(ledger, book, start_unix_s, end_unix_s, {} if api is None else {"api": api})
-    days = _observed_days(ledger, start_unix_s, end_unix_s)
+    days = observed_days(ledger, start_unix_s, end_unix_s)
     judgement = judge(
         seen, _of_api(present, api), sources.settings.rules(), window_days=days,
         samples=_samples(ledger.samples(start_unix_s, end_unix_s), api),
@@ -246,7 +246,7 @@ def statements_of(ledger: Ledger, sources: Sources, months: Sequence[Period]) ->
     return [statement for statement in rated if statement is not None]
 
 
-def _observed_days(ledger: Ledger, start_unix_s: int, end_unix_s: int) -> float:
+def observed_days(ledger: Ledger, start_unix_s: int, end_unix_s: int) -> float:
     """How much of a window the ledger can speak of: what lies before its first day was not observed."""
     span = ledger.span()
     if span is None:

@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from apicost.web.findings import Findings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -34,6 +36,7 @@ class Status:
     counters: Mapping[str, float] = field(default_factory=dict)
     gauges: Mapping[str, float] = field(default_factory=dict)
     api_calls: Mapping[str, int] = field(default_factory=dict)  # calls by API id since start
+    findings: Findings | None = None  # of conformance; None before they were counted
 
 
 class _Collector:
@@ -56,10 +59,37 @@ class _Collector:
         for api, count in sorted(status.api_calls.items()):
             calls.add_metric([status.node, api], count)
         yield calls
+        if status.findings is not None:
+            yield from _of_findings(status.node, status.findings)
+
+
+def _of_findings(node: str, findings: Findings) -> Iterable[Metric]:
+    labels = ["node", "rule", "severity", "api"]
+    found = GaugeMetricFamily("apicost_conformance_findings", HELP["conformance_findings"], labels=labels)
+    calls = CounterMetricFamily("apicost_conformance_calls", HELP["conformance_calls"], labels=labels)
+    for one in findings.counts:
+        found.add_metric([node, one.rule, one.severity, one.api], one.findings)
+        calls.add_metric([node, one.rule, one.severity, one.api], one.calls)
+    yield from (found, calls)
+    for name in ("operations", "operations_seen"):
+        gauge = GaugeMetricFamily(f"apicost_conformance_{name}", HELP[f"conformance_{name}"], labels=["node", "api"])
+        for coverage in findings.coverage:
+            gauge.add_metric([node, coverage.api], getattr(coverage, name))
+        yield gauge
+    name = "conformance_judged_timestamp_seconds"
+    judged = GaugeMetricFamily(f"apicost_{name}", HELP[name], labels=["node"])
+    judged.add_metric([node], findings.judged_unix_s)
+    yield judged
 
 
 HELP = {
     "calls": "Requests accounted, by API; api is empty where no API claims them",
+    "conformance_findings": "Findings of the current calendar month (UTC), ignored ones left out",
+    "conformance_calls": "Requests that findings concern in the current calendar month (UTC); begins anew with each",
+    "conformance_operations": "Documented operations",
+    "conformance_operations_seen": "Documented operations that were called in the current calendar month (UTC)",
+    "conformance_judged_timestamp_seconds": "When findings were counted last",
+    "conformance_failures": "Times that findings could not be counted; the log says why",
     "lines_received": "Usage lines made durable",
     "lines_duplicate": "Usage lines that came again and were not counted again",
     "lines_refused": "Usage lines refused as malformed",
