@@ -43,7 +43,6 @@ from apicost.problems import InputError
 from apicost.store import lake
 from apicost.web import app as pages
 from apicost.web import findings
-from apicost.web import findings
 
 log = logging.getLogger("apicost")
 
@@ -123,7 +122,6 @@ class Daemon:
         self._first_probe_try = threading.Event()
         self._compaction: subprocess.Popen[bytes] | None = None
         self.findings = findings.Tally(now_s=time.monotonic())
-        self.findings = findings.Tally(now_s=time.monotonic())
         self.receiver_url = ""
         self.web_url = ""
 
@@ -170,7 +168,6 @@ class Daemon:
 
     def close(self) -> None:
         """Give everything back."""
-        self.findings.close()
         self.findings.close()
         if self._compaction is not None and self._compaction.poll() is None:
             self._compaction.terminate()  # what it has not committed is removed by the next one
@@ -340,7 +337,6 @@ class Daemon:
             behind = self._guarded("ledger", self._piece) is True
             now_s = time.monotonic()
             self._guarded("findings", self._count_findings)
-            self._guarded("findings", self._count_findings)
             if now_s - housekept_s >= HOUSEKEEPING_S:
                 housekept_s = now_s
                 self._guarded("housekeeping", self._housekeeping)
@@ -470,14 +466,6 @@ class Daemon:
             every_s = self.config.conformance.metrics_every_s
             self.findings.tick(every_s, options, state, now_s=time.monotonic())
 
-    def _count_findings(self) -> None:
-        """Let a child judge the month so far, where calls came or documents changed since the last time."""
-        if self.config.file:
-            options = ["--config", self.config.file, "--ledger", str(self.config.ledger_dir)]
-            state = (self.shared.calls.total(), id(self.knowledge))
-            every_s = self.config.conformance.metrics_every_s
-            self.findings.tick(every_s, options, state, now_s=time.monotonic())
-
     # -- configuration while running ------------------------------------------------------------
 
     def _watched(self) -> dict[str, tuple[int, int]]:
@@ -533,7 +521,6 @@ class Daemon:
         counters |= {f"step_{k}": v for k, v in self.shared.step_counts.items()}
         counters["steps"] = self.shared.steps
         counters["conformance_failures"] = self.findings.failures
-        counters["conformance_failures"] = self.findings.failures
         counters["step_seconds"] = self.shared.step_seconds
         counters["flow_snapshots"] = self.shared.flow_rows
         gauges: dict[str, float] = {"probe_attached": float(self.shared.probe_state == "attached")}
@@ -563,7 +550,6 @@ class Daemon:
             counters=counters,
             gauges=gauges,
             api_calls=dict(self.shared.calls),
-            findings=self.findings.last,
             findings=self.findings.last,
         )
 
