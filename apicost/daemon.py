@@ -101,6 +101,8 @@ class Daemon:
         self.pipeline = run.Pipeline(
             self.ledger, run.correlate_settings(config), node=config.node, privacy=config.privacy.client_addresses
         )
+        for finding in self.pipeline.repairs:
+            log.warning("start-up repair: %s", finding)
         # Segments up to this one are of former runs; their flows end before those of this one begin.
         self.former_segment: int | None = max((ref.number for ref in self.spool.sealed()), default=0)
         self.former_clock: Clock | None = None

@@ -29,8 +29,9 @@ from apicost.core.naming import match
 from apicost.core.naming.operations import Operation
 from apicost.core.scopes import Scopes
 from apicost.ingest import replay as recording
-from apicost.problems import Problem
+from apicost.problems import InputError, Problem
 from apicost.store import lake
+from apicost.store.catalogue import CATALOGUE
 
 NANOSECONDS = 1_000_000_000
 FOREVER_NS = 1 << 60  # 36 years
@@ -70,15 +71,50 @@ class StepCounts:
 
 
 class Pipeline:
-    """Runs steps into one ledger. Not thread-safe: one step at a time."""
+    """Runs steps into one ledger. Not thread-safe: one step at a time.
+
+    repairs: what was wrong with what the last run left open, a sentence each.
+    """
 
     def __init__(self, ledger: lake.Lake, settings: correlate.Settings, *, node: str, privacy: str = "full") -> None:
         self.ledger = ledger
         self.settings = settings
         self.node = node
         self.privacy = privacy
+        self.repairs: list[str] = []
+        self._lost_snapshots = 0  # of a carry that can't be read; counted with the next step
         tables = ledger.carry()
-        self.carry = correlate.Carry.from_tables(tables) if tables else correlate.Carry.empty()
+        try:
+            self.carry = correlate.Carry.from_tables(tables) if tables else correlate.Carry.empty()
+        except correlate.CarryError as error:
+            self.carry = self._salvaged(tables, str(error))
+
+    def _salvaged(self, tables: Mapping[str, pa.Table], fact: str) -> correlate.Carry:
+        """What can be used of a carry of another form: its calls. Raises InputError when they can't be read either."""
+        place = f"{self.ledger.folder / CATALOGUE}: what the last run left open"
+        try:
+            carry = correlate.Carry.salvaged(tables)
+        except correlate.CarryError as error:
+            count = len(tables.get("lines", ()))
+            raise InputError(
+                [
+                    Problem(
+                        place=place,
+                        fact=f"is of {fact}; {error}",
+                        effect=f"apicost does not start, so that {count} acknowledged calls are not lost",
+                        fix="run the version of apicost that wrote it once more and stop it: it gives them out when it "
+                        "starts; to give them up instead, `sqlite3 catalogue.sqlite 'delete from carry'`",
+                    )
+                ]
+            ) from None
+        self._lost_snapshots = sum(
+            len(tables.get(name, ())) for name in ("downstream_turns", "upstream_turns", "upstream_snapshots")
+        )
+        self.repairs.append(
+            f"{place} is of {fact}; its {len(carry.lines)} calls are counted with the gateway's own bytes, and "
+            f"{self._lost_snapshots} snapshots of flows as lost"
+        )
+        return carry
 
     def step(
         self,
@@ -119,6 +155,8 @@ class Pipeline:
         stored = self.ledger.with_privacy(named, self.privacy)
         # Grouped once, at the finest key: usage is its shapes with fewer keys.
         shape = shapes.shapes(named, knowledge.scopes, stored=stored)
+        if self._lost_snapshots:
+            completeness = pa.concat_tables([completeness, self._lost(clock)])
         memory.give_back()  # what the join took is not needed for writing: 10 MB at 5,000 requests/s
         self.ledger.commit(
             inputs=list(inputs),
@@ -131,7 +169,18 @@ class Pipeline:
             carry=carry.to_tables(),
         )
         self.carry = carry
+        self._lost_snapshots = 0
         return _counts(named, counts)
+
+    def _lost(self, clock: Clock) -> pa.Table:
+        """A row of completeness, with the spool's name for snapshots that can't be read back."""
+        row = {
+            "minute_unix_s": clock.unix_ns // NANOSECONDS // 60 * 60,
+            "node": self.node or None,
+            "metric": "flows_lost",
+            "value": self._lost_snapshots,
+        }
+        return pa.Table.from_pylist([row], schema=records.schema(records.COMPLETENESS))
 
     def end_session(self, knowledge: Knowledge, clock: Clock) -> None:
         """Give out what an earlier run left open: nobody counts its flows any further.

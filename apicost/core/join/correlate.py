@@ -26,7 +26,7 @@ from apicost.core import records
 from apicost.core.clock import Clock
 from apicost.core.join import held, joined
 from apicost.core.join.downstream import TCP, DownstreamState, attribute_downstream
-from apicost.core.join.downstream_state import Flows, Legs, LineParts, Lines, Turns
+from apicost.core.join.downstream_state import Flows, Legs, LineParts, Lines, Turns, place_in_run
 from apicost.core.join.segments import I64
 from apicost.core.join.settings import Settings
 from apicost.core.join.tls_offsets import record_bytes
@@ -40,7 +40,13 @@ from apicost.core.join.upstream import (
 from apicost.core.join.upstream_columns import Bool, hash_of
 from apicost.core.records import FLOW, LINE, Confidence, Role
 
-__all__ = ["Carry", "Clock", "Settings", "Step", "correlate"]
+__all__ = ["Carry", "CarryError", "Clock", "Settings", "Step", "correlate"]
+
+CARRY_FORM = 1  # of the carry's tables; raise it when a column comes, goes or changes its meaning
+
+
+class CarryError(ValueError):
+    """Tables of a carry that can't be used as they are; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +102,12 @@ class Carry:
             "tries": self.tries.to_table(),
             "downstream_flows": self.downstream.flows.to_table(),
             "downstream_turns": self.downstream.turns.to_table(),
-            "numbers": pa.table({"next_line_id": pa.array([self.next_line_id], pa.int64())}),
+            "numbers": pa.table(
+                {
+                    "next_line_id": pa.array([self.next_line_id], pa.int64()),
+                    "form": pa.array([CARRY_FORM], pa.int64()),
+                }
+            ),
             **self.upstream.to_tables(),
         }
 
@@ -104,28 +115,68 @@ class Carry:
     def from_tables(cls, tables: Mapping[str, pa.Table]) -> Carry:
         """The inverse of `to_tables`.
 
-        Raises KeyError when a table or a column is missing: the carry is of another version; begin with
-        `Carry.empty()` and count what was open as lost.
+        Raises CarryError when the tables are of another form: see `salvaged`.
         """
+        numbers = tables.get("numbers", pa.table({}))
+        form = numbers.column("form")[0].as_py() if "form" in numbers.column_names else CARRY_FORM
+        if form != CARRY_FORM:
+            raise CarryError(f"form {form}, this apicost knows form {CARRY_FORM}")
+        try:
+            return cls(
+                lines=_same(tables["lines"], held.SCHEMA),
+                unplaced=Lines.from_table(tables["unplaced"]),
+                identities=_same(tables["identities"], held.IDENTITY),
+                legs=Legs.from_table(tables["legs"]),
+                parts=LineParts.from_table(tables["parts"]),
+                tries=Settled.from_table(tables["tries"]),
+                downstream=DownstreamState(
+                    flows=Flows.from_table(tables["downstream_flows"]),
+                    turns=Turns.from_table(tables["downstream_turns"]),
+                ),
+                upstream=UpstreamState.from_tables(tables),
+                next_line_id=int(numbers.column("next_line_id")[0].as_py()),
+            )
+        except (KeyError, pa.ArrowException) as error:
+            raise CarryError(f"another form: {error}") from None
 
-        def same(name: str, wanted: pa.Schema) -> pa.Table:
-            table = tables[name].select(wanted.names)
-            return table if table.schema.equals(wanted) else table.cast(wanted)
+    @classmethod
+    def salvaged(cls, tables: Mapping[str, pa.Table]) -> Carry:
+        """Of tables that `from_tables` refuses, the lines: settled as app-only, for the next step to give out.
 
-        return cls(
-            lines=same("lines", held.SCHEMA),
-            unplaced=Lines.from_table(tables["unplaced"]),
-            identities=same("identities", held.IDENTITY),
-            legs=Legs.from_table(tables["legs"]),
-            parts=LineParts.from_table(tables["parts"]),
-            tries=Settled.from_table(tables["tries"]),
-            downstream=DownstreamState(
-                flows=Flows.from_table(tables["downstream_flows"]),
-                turns=Turns.from_table(tables["downstream_turns"]),
+        What their flows had not given out yet is lost; the caller counts it. Raises CarryError when the lines can't be
+        read either.
+        """
+        try:
+            lines = _same(tables["lines"], held.SCHEMA)
+        except (KeyError, pa.ArrowException) as error:
+            raise CarryError(f"its lines are of another form: {error}") from None
+        ids: I64 = np.asarray(records.numbers(lines, held.LINE_ID), np.int64)
+        wanted = np.asarray(records.numbers(lines, "tries"), np.int64)
+        of_line = np.repeat(ids, wanted)
+        nothing = np.full(len(ids), -1, np.int64)
+        return dataclasses.replace(
+            cls.empty(),
+            lines=lines,
+            legs=Legs.blank(len(ids)).replace(
+                line_id=ids,
+                confidence=np.full(len(ids), Confidence.APP_ONLY, np.uint8),
+                started_mono_ns=nothing,
+                ended_mono_ns=nothing,
+                first_byte_ns=nothing,
             ),
-            upstream=UpstreamState.from_tables(tables),
-            next_line_id=int(tables["numbers"].column("next_line_id")[0].as_py()),
+            tries=Settled.blank(len(of_line)).replace(
+                line_id=of_line,
+                try_no=place_in_run(of_line).astype(np.int32),
+                confidence=np.full(len(of_line), Confidence.APP_ONLY, np.uint8),
+            ),
+            next_line_id=int(ids.max(initial=-1)) + 1,
         )
+
+
+def _same(table: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """The table's columns as wanted; raises KeyError when one is missing."""
+    table = table.select(wanted.names)
+    return table if table.schema.equals(wanted) else table.cast(wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
