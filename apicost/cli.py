@@ -22,7 +22,7 @@ COMMANDS = {
     "match": "the operation that a request belongs to",
     "report": "the monthly report: HTML and CSV",
     "export": "usage or charges of a month as CSV",
-    "prices": "check a price book",
+    "prices": "check a price book, or compare two",
     "conformance": "what the traffic does that the documents do not say, and its cost",
     "routes": "the gateway's routes against the OpenAPI documents",
     "explain": "how a charge came to be, down to quantities and price-book lines",

@@ -113,12 +113,18 @@ def read_days(ledger: Ledger, month: Period, book: PriceBook) -> UsageRows:
 def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, int] | None:
     """The month before and its total with the same price book; None where the ledger has nothing of it.
 
-    Only the keys that prices ask for are read: the total does not depend on the others.
+    Only the keys that prices ask for are read: the total does not depend on the others, but for the last digits
+    of a share where contracts or commitments make the shares of a tier differ in price.
     """
     before = period.month((month.days[0] - _ONE_DAY).strftime("%Y-%m"), book.time_zone)
+    if missing := book.without_rate(before.days, before.name):
+        names = ", ".join(sorted({price.currency or "" for _, price in missing}))
+        print(f"apicost: not compared with {before.name}: no exchange rate of {names} in it", file=sys.stderr)
+        return None
+    keys = KEYS if book.contracts or book.commitments else keys_needed(book)
     cuts = book.price_changes(before.days)
     edges = [*(before.starts[day] for day in cuts), before.end_unix_s]
-    rows = gather(ledger.usage(edges, keys_needed(book), sums=rate.sums_needed(book)), before, cuts)
+    rows = gather(ledger.usage(edges, keys, sums=rate.sums_needed(book)), before, cuts)
     return (before.name, rate.rate_rows(rows, book, before).total_minor) if len(rows.key) else None
 
 
@@ -140,7 +146,8 @@ def error(place: str, fact: str, effect: str, fix: str) -> InputError:
 
 
 def statement_of(ledger: Ledger, month: Period, book: PriceBook) -> Statement | None:
-    """The month rated; None where it has no usage."""
+    """The month rated; None where it has no usage. Raises InputError where an exchange rate is missing."""
+    prices.require(book, month)
     rows = read_rows(ledger, month, book)
     if rows is None:
         return None

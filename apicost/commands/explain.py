@@ -45,7 +45,10 @@ def main(argv: list[str]) -> int:
         months = [options.month] if options.month else _months_of(ledger.span())
         seen = False
         for name in months:
-            statement = _months.statement_of(ledger, _months.month_of(name, book), book)
+            month = _months.month_of(name, book)
+            if not options.month and book.without_rate(month.days, month.name):
+                continue  # no charge of it can be: its prices in another currency have no rate
+            statement = _months.statement_of(ledger, month, book)
             if statement is None:
                 continue
             seen = True

@@ -11,15 +11,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from math import floor
 
 import numpy as np
 
 from apicost.core.rating import money
-from apicost.core.rating.pricebook import SharedCost, Sku
+from apicost.core.rating.pricebook import COMMITMENT, POOLS, Contract, Match, Price, SharedCost, Sku
 from apicost.core.rating.rate import WIRE_BYTES
-from apicost.core.rating.statement import UNALLOCATED, Line, Statement
+from apicost.core.rating.statement import UNALLOCATED, USAGE, Line, Statement
 from apicost.core.rating.usage_rows import KEYS
 
 _NAMES = {"match_state": "match", "status_class": "status", "llm_model": "model"}
@@ -52,7 +53,9 @@ def explain(statement: Statement, charge_id: str) -> Explanation | None:
     ]
     sku = next((s for s in book.skus if s.id == line.sku), None)
     shared = next((s for s in book.shared_costs if s.id == line.sku), None)
-    if shared is not None:
+    if line.sku == COMMITMENT:
+        again = _commitment(statement, line, key, steps)
+    elif shared is not None:
         again = _shared(statement, line, shared, key, steps)
     elif sku is not None and line.price is not None:
         again = _priced(statement, line, sku, key, steps)
@@ -62,7 +65,7 @@ def explain(statement: Statement, charge_id: str) -> Explanation | None:
         steps.append(("no price", line.reason or ""))
     agrees = again == quantity
     if line.price is not None:
-        agrees &= _money(statement, line, position, quantity, steps)
+        agrees &= _money(statement, line, position, key, quantity, steps)
     steps.append(("checked", "worked out again from usage and price book: " + ("the same" if agrees else
                   f"DIFFERENT: {again} base units, not {quantity}")))  # fmt: skip
     return Explanation(charge_id=charge_id, steps=tuple(steps), agrees=agrees)
@@ -70,48 +73,101 @@ def explain(statement: Statement, charge_id: str) -> Explanation | None:
 
 def _priced(statement: Statement, line: Line, sku: Sku, key: int, steps: list[tuple[str, str]]) -> int:
     """Steps from the measured quantity to this tier's share of it; returns that share worked out again."""
-    picked = _picked(statement, sku)
-    stretch = _sums(statement, sku.columns, picked, line.first_day, line.end_day)
-    before = sum(
-        sum(_sums(statement, sku.columns, picked, first, end).values())
-        for first, end in _priced_stretches(statement, sku, line.first_day)
-    )
-    steps.append(("measured", f"{stretch[key]:,} = {line.meter} of this bearer on these days"))
-    where = ", ".join(f"{column} in {list(values)}" for column, values in sku.where.items()) or "all usage"
-    steps.append(("SKU", f"{sku.id} ({sku.place}): {where}"))
     price = sku.price_on(statement.period.days[line.first_day])
     assert price is not None, f"{line.price_id} has no price on its own first day"
-    ends = [sku.free] if sku.free else []
-    ends += [before + sum(stretch.values()) if t.up_to is None else sku.free + t.up_to for t in price.tiers]
-    names = (["free"] if sku.free else []) + [
-        "flat" if price.mode == "flat" else f"tier {n + 1}" for n in range(len(price.tiers))
-    ]
-    left = dict(stretch)
-    reached, mine = before, 0
-    for name, end in zip(names, ends, strict=True):
+    picked = _picked(statement, sku.where)
+    alone = _pool(statement, price, key)
+    if alone is not None:
+        column, value, mask = alone
+        picked &= mask
+    stretch = _sums(statement, sku.columns, picked, line.first_day, line.end_day)
+    before = _month(statement, sku, picked, line.first_day)
+    steps.append(("measured", f"{stretch[key]:,} = {line.meter} of this bearer on these days"))
+    where = ", ".join(f"{name} in {list(values)}" for name, values in sku.where.items()) or "all usage"
+    steps.append(("SKU", f"{sku.id} ({sku.place}): {where}"))
+    if alone is not None:
+        steps.append(("pool", f"{column} {value or '(none)'} counts its month by itself"))
+    if line.tier == "package":
+        mine = _package(line, sku, price, key, stretch, before, steps)
+    else:
+        month = _month(statement, sku, picked, len(statement.period.days))
+        mine = _tier(line, _ends(sku, price, month, before + sum(stretch.values())), key, stretch, before, steps)
+    steps.append(("quantity", f"{mine:,} base units = {_in_unit(mine, line)}"))
+    return mine
+
+
+def _ends(sku: Sku, price: Price, month: int, end: int) -> list[tuple[str, int]]:
+    """Where each tier ends on the pool's month, in order; `end` is where the line's days do."""
+    ends = [("free", sku.free)] if sku.free else []
+    if price.mode == "flat":
+        return [*ends, ("flat", end)]
+    tiers = [(f"tier {n}", tier.up_to) for n, tier in enumerate(price.tiers, 1)]
+    if price.mode == "volume":  # one tier prices all that is not free: the one that the month reaches
+        name = next(name for name, up_to in tiers if up_to is None or max(month - sku.free, 0) <= up_to)
+        return [*ends, (name, end)]
+    return [*ends, *((name, end if up_to is None else sku.free + up_to) for name, up_to in tiers)]
+
+
+def _tier(
+    line: Line, ends: list[tuple[str, int]], key: int, stretch: dict[int, int], before: int,
+    steps: list[tuple[str, str]],
+) -> int:  # fmt: skip
+    """The bearer's share of the line's tier, given out tier by tier."""
+    left, reached, mine = dict(stretch), before, 0
+    for name, end in ends:
         amount = min(max(end - reached, 0), sum(left.values()))
         pool = sum(left.values())
         shares = _hamilton(amount, left) if amount else dict.fromkeys(left, 0)
         if name == line.tier:
             mine = shares[key]
-            unit_price = f"{money.plain(line.price or 0)} {statement.book.currency} per {line.unit}"
+            unit_price = f"{money.plain(line.price or 0)} {line.currency} per {line.unit}"
             units = f"units {reached:,} to {reached + amount:,} of the SKU's month"
             steps.append(("tier", f"{name} ({line.place}): {units}; {unit_price}"))
             if amount != pool:
                 down = amount * left[key] // pool
-                steps.append(
-                    (
-                        "share",
-                        f"{amount:,} of the {pool:,} units left are in this tier: "
-                        f"the bearer's {left[key]:,} x {amount:,} / {pool:,} = {down:,} and a remainder; "
-                        "the largest remainders "
-                        f"get one more: {mine:,}",
-                    )
-                )
+                steps.append(("share", f"{amount:,} of the {pool:,} units left are in this tier: the bearer's "
+                              f"{left[key]:,} x {amount:,} / {pool:,} = {down:,} and a remainder; the largest "
+                              f"remainders get one more: {mine:,}"))  # fmt: skip
         left = {k: left[k] - shares[k] for k in left}
         reached += amount
-    steps.append(("quantity", f"{mine:,} base units = {_in_unit(mine, line)}"))
     return mine
+
+
+def _package(
+    line: Line, sku: Sku, price: Price, key: int, stretch: dict[int, int], before: int, steps: list[tuple[str, str]]
+) -> int:
+    """The bearer's share of the packages that the line's days begin."""
+    end = before + sum(stretch.values())
+    free = min(max(sku.free - before, 0), sum(stretch.values()))
+    shares = _hamilton(free, stretch) if free else dict.fromkeys(stretch, 0)
+    left = {k: stretch[k] - shares[k] for k in stretch}
+    first, last = (-(-max(units - sku.free, 0) // price.size) for units in (before, end))
+    count = last - first
+    mine = _hamilton(count * line.unit_base, left)[key] if count else 0
+    steps.append(("packages", f"{count:,} begun ({line.place}), each of {price.size:,} base units: "
+                  f"{money.plain(line.price or 0)} {line.currency} per {line.unit}"))  # fmt: skip
+    steps.append(("share", f"the bearer's {left[key]:,} of {sum(left.values()):,} units, in 1/{line.unit_base:,} of a "
+                  f"package: {mine:,}"))  # fmt: skip
+    return mine
+
+
+def _commitment(statement: Statement, line: Line, key: int, steps: list[tuple[str, str]]) -> int:
+    """Steps from the minimum to the shortfall; returns 1 where it comes out the same, else 0."""
+    consumer = statement.keys.column("consumer")[key].as_py()
+    due = next(c for c in statement.book.commitments if c.consumer == consumer and c.place == line.place)
+    consumers = statement.keys.column("consumer").to_pylist()
+    paid = Fraction()
+    for bearer, number, quantity in zip(
+        statement.key.tolist(), statement.line.tolist(), statement.quantity.tolist(), strict=True
+    ):
+        if consumers[bearer] == consumer and statement.lines[number].category == USAGE:
+            paid += quantity * _per_unit(statement.lines[number], statement.lines[number].contracted_price)
+    currency = statement.book.currency
+    short = Fraction(due.minimum) - paid
+    steps.append(("commitment", f"{consumer} ({line.place}): at least {due.minimum:f} {currency} a month"))
+    steps.append(("usage", f"its priced usage of the month comes to {_exact_text(paid)} {currency}"))
+    steps.append(("shortfall", f"{due.minimum:f} - {_exact_text(paid)} = {_exact_text(short)} {currency}"))
+    return int(line.price is not None and Fraction(line.price) == short)
 
 
 def _shared(statement: Statement, line: Line, shared: SharedCost, key: int, steps: list[tuple[str, str]]) -> int:
@@ -137,16 +193,35 @@ def _shared(statement: Statement, line: Line, shared: SharedCost, key: int, step
     return mine
 
 
-def _money(statement: Statement, line: Line, position: int, quantity: int, steps: list[tuple[str, str]]) -> bool:
-    """Steps from quantity to billed cost; whether the rounding is one of its two neighbours."""
+def _money(
+    statement: Statement, line: Line, position: int, key: int, quantity: int, steps: list[tuple[str, str]]
+) -> bool:
+    """Steps from quantity to billed cost; whether price, contract and rounding are what book and charge say."""
     assert line.price is not None
-    exact = Fraction(quantity, line.unit_base) * Fraction(line.price)
     billed = int(statement.billed_minor[position])
     scale, currency = statement.book.statement_scale, statement.book.currency
-    list_cost = money.product_texts(np.array([quantity]), *line.cost_ratio())[0].as_py()
-    steps.append(
-        ("list cost", f"{_in_unit(quantity, line)} x {money.plain(line.price)} = {list_cost} {currency}, exactly")
-    )
+    costs = statement.own_columns(position, position + 1)
+    converted = ""
+    if line.fx is not None:
+        state = "locked" if line.fx.locked else "not locked: it may still change"
+        steps.append(("exchange rate", f"1 {line.currency} = {line.fx.rate:f} {currency} in {line.fx.period} "
+                      f"({line.fx.place}; {state})"))  # fmt: skip
+        converted = f" x {line.fx.rate:f}"
+    list_cost = costs["list_cost"][0].as_py()
+    product = f"{_in_unit(quantity, line)} x {money.plain(line.price)}{converted}"
+    steps.append(("list cost", f"{product} = {list_cost} {currency}, exactly"))
+    contract = _contract(statement, line, key)
+    paid: Decimal | None = line.price
+    exact = quantity * _per_unit(line, line.price)
+    right = Fraction(list_cost) == exact and contract is line.contract
+    if contract is not None:
+        paid = line.contracted_price
+        exact = quantity * _per_unit(line, _agreed(contract, line.price))
+        what = f"{contract.discount_pct:f} % off" if contract.discount_pct is not None else "a price"
+        product = f"{_in_unit(quantity, line)} x {money.plain(paid or 0)}{converted}"
+        contracted_cost = costs["contracted_cost"][0].as_py()
+        steps.append(("contract", f"{what} ({contract.place}): {product} = {contracted_cost} {currency}, exactly"))
+        right &= Fraction(contracted_cost) == exact
     low = floor(exact * 10**scale)
     how = "rounded down" if billed == low else "one more by its remainder"
     if exact * 10**scale == billed:
@@ -154,7 +229,36 @@ def _money(statement: Statement, line: Line, position: int, quantity: int, steps
     steps.append(("billed cost", f"{money.fixed(billed, scale)} {currency}: {how}, so that all charges sum to the "
                   f"statement's {statement.total} {currency}"))  # fmt: skip
     whole = sum(statement.billed_minor.tolist()) == statement.total_minor
-    return whole and billed - low in (0, 1) and Fraction(list_cost) == exact
+    return whole and billed - low in (0, 1) and right
+
+
+def _per_unit(line: Line, price: Decimal | Fraction | None) -> Fraction:
+    """What one base unit costs at a price, in the book's currency."""
+    return Fraction(price or 0) * (Fraction(line.fx.rate) if line.fx else 1) / line.unit_base
+
+
+def _agreed(contract: Contract, listed: Decimal) -> Fraction:
+    """The price that a contract makes of a list price."""
+    if contract.discount_pct is not None:
+        return Fraction(listed) * (1 - Fraction(contract.discount_pct) / 100)
+    return Fraction(contract.price or 0) if listed else Fraction(0)
+
+
+def _contract(statement: Statement, line: Line, key: int) -> Contract | None:
+    """The contract that a charge is under, looked up again: the first that is about its SKU, day and bearer."""
+    row = {name: value for name, (value,) in statement.keys.slice(key, 1).to_pydict().items()}
+    day = statement.period.days[line.first_day]
+    if line.category != USAGE or line.sku is None:
+        return None
+    for contract in statement.book.contracts:
+        if contract.applies(line.sku, day) and all(row[c] in values for c, values in contract.match.items()):
+            return contract
+    return None
+
+
+def _exact_text(amount: Fraction) -> str:
+    """An amount with all its digits."""
+    return money.plain(money.exact_decimal(amount))
 
 
 def _as_text(part: Fraction) -> str:
@@ -167,12 +271,29 @@ def _in_unit(quantity: int, line: Line) -> str:
     return f"{money.product_texts(np.array([quantity]), 1, line.unit_base)[0].as_py()} {line.unit}"
 
 
-def _picked(statement: Statement, sku: Sku) -> np.ndarray:
-    """Which keys a SKU picks, by comparing texts."""
-    rows = statement.usage.keys.select(list(sku.where)).to_pylist() if sku.where else None
+def _picked(statement: Statement, where: Match) -> np.ndarray:
+    """Which keys fulfil conditions, by comparing texts."""
+    rows = statement.usage.keys.select(list(where)).to_pylist() if where else None
     if rows is None:
         return np.ones(len(statement.usage.keys), np.bool_)
-    return np.array([all(row[c] in values for c, values in sku.where.items()) for row in rows], np.bool_)
+    return np.array([all(row[c] in values for c, values in where.items()) for row in rows], np.bool_)
+
+
+def _pool(statement: Statement, price: Price, key: int) -> tuple[str, str | None, np.ndarray] | None:
+    """The column and value of the pool that a key counts its month in, and the keys in it; None for all together."""
+    column = POOLS[price.pool]
+    if column is None:
+        return None
+    values = statement.usage.keys.column(column).to_pylist()
+    return column, values[key], np.array([value == values[key] for value in values], np.bool_)
+
+
+def _month(statement: Statement, sku: Sku, picked: np.ndarray, end_day: int) -> int:
+    """Units of the month's priced days before a day."""
+    return sum(
+        sum(_sums(statement, sku.columns, picked, first, end).values())
+        for first, end in _priced_stretches(statement, sku, end_day)
+    )
 
 
 def _sums(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from apicost.catalog import prices
+from apicost.core.rating import period
 from apicost.core.scopes import Scopes
 from apicost.problems import InputError
 
@@ -108,9 +109,31 @@ WRONG = {
     "{from: 2026-02-01, price: 1}]}}":
         "p.yaml:2: x: this price from 2026-01-01 and the one from 2026-02-01 overlap",
     "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: volume}]}}":
-        "p.yaml:2: x: mode 'volume' is not supported",
+        "p.yaml:2: x: a volume price has no tiers",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: stairs, price: 1}]}}":
+        "p.yaml:2: x: mode 'stairs' is not known",
     "skus: {x: {meter: calls, unit: Requests, quantum: {bytes: 512}, prices: [{from: 2026-01-01, price: 1}]}}":
-        "p.yaml:2: key 'quantum' is not supported by this version",
+        "p.yaml:2: x: quantum is not supported: a call per started block of bytes",
+    "skus: {x: {meter: tokens, unit: Tokens, prices: [{from: 2026-01-01, mode: external, source: genai-prices, "
+    "on_unknown_model: unpriced}]}}":
+        "p.yaml:2: x: mode 'external' is not supported: no price list of models is read",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: flat, price: 1, source: y}]}}":
+        "p.yaml:2: x: mode flat has no 'source'",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: package, price: 1}]}}":
+        "p.yaml:2: x: there is no size",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: package, size: '0', price: 1}]}}":
+        "p.yaml:2: x: a package of '0' units is none",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, size: '9', price: 1}]}}":
+        "p.yaml:2: x: mode flat has no 'size'",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, window: day, price: 1}]}}":
+        "p.yaml:2: x: window 'day' is not supported",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, pool: team, price: 1}]}}":
+        "p.yaml:2: pool 'team' is not one of billing_account, consumer, api",
+    "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, price: 1}, "
+    "{from: 2026-02-15, pool: api, price: 1}]}}":
+        "p.yaml:2: x: pool billing_account becomes api within a month",
+    "skus: {x: {meter: calls, unit: Requests, currency: dollar, prices: [{from: 2026-01-01, price: 1}]}}":
+        "p.yaml:2: x: currency 'dollar' is not an ISO 4217 code",
     "skus: {x: {meter: calls, unit: GB, prices: [{from: 2026-01-01, price: 1}]}}":
         "p.yaml:2: unit 'GB' is not one of Requests, 1000 Requests, 1000000 Requests",
     "skus: {x: {meter: steps, unit: GB, prices: []}}": "p.yaml:2: meter 'steps' is not one of calls, bytes, tokens",
@@ -132,7 +155,52 @@ WRONG = {
     "skus: {x: {meter: calls, unit: Requests, free: {quantity: 1, share: first_come}, "
     "prices: [{from: 2026-01-01, price: 1}]}}":
         "p.yaml:2: share 'first_come' is not one of pro_rata",
-    CALL + "fx: []": "p.yaml:3: key 'fx' is not supported by this version",
+    CALL + "fx: {}": "p.yaml:3: fx is not a list",
+    CALL + "fx: [{from: USD, to: CHF, period: 2026-10, rate: 1}]": "p.yaml:3: fx: USD to CHF converts nothing",
+    CALL + "fx: [{from: EUR, to: EUR, period: 2026-10, rate: 1}]": "p.yaml:3: fx: EUR to EUR converts nothing",
+    CALL + "fx: [{from: USD, to: EUR, period: 2026-13, rate: 1}]": "p.yaml:3: fx: period '2026-13' is not a month",
+    CALL + "fx: [{from: USD, to: EUR, period: 2026-10, rate: 0}]": "p.yaml:3: fx: a rate of 0 makes every cost 0",
+    CALL + "fx: [{from: USD, to: EUR, period: 2026-10, rate: 1, locked: 1}]":
+        "p.yaml:3: fx: locked '1' is not true or false",
+    CALL + "fx: [{from: USD, to: EUR, period: 2026-10, rate: 1}, {from: USD, to: EUR, period: 2026-10, rate: 2}]":
+        "p.yaml:3: fx: USD has two rates in 2026-10",
+    CALL + "overrides: [{match: {consumer: p}, kind: gift}]": "p.yaml:3: kind 'gift' is not one of contracted, commit",
+    CALL + "overrides: [{kind: contracted, discount_pct: 5}]": "p.yaml:3: contract: it does not say what it is for",
+    CALL + "overrides: [{match: {custumer: p}, kind: contracted, discount_pct: 5}]":
+        "p.yaml:3: unknown key 'custumer'",
+    CALL + "overrides: [{match: {consumer: p}, kind: contracted}]":
+        "p.yaml:3: contract: it has neither a discount nor a price",
+    CALL + "overrides: [{match: {consumer: p}, sku: call, kind: contracted, discount_pct: 5, price: 1}]":
+        "p.yaml:3: contract: it has both a discount and a price",
+    CALL + "overrides: [{match: {consumer: p}, kind: contracted, price: 1}]":
+        "p.yaml:3: contract: a price is of one SKU, not of all",
+    CALL + "overrides: [{match: {consumer: p}, sku: cal, kind: contracted, price: 1}]":
+        "p.yaml:3: contract: 'cal' is no SKU of this book",
+    CALL + "overrides: [{match: {consumer: p}, kind: contracted, discount_pct: 101}]":
+        "p.yaml:3: contract: a discount of 101 % is more than all",
+    CALL + "overrides: [{match: {consumer: p}, kind: contracted, discount_pct: 5, minimum: 1}]":
+        "p.yaml:3: a contracted override has no 'minimum'",
+    CALL + "overrides: [{match: {consumer: [p, q]}, kind: commitment, minimum: 1}]":
+        "p.yaml:3: commitment: 2 consumers, but one must bear it",
+    CALL + "overrides: [{match: {consumer: p}, kind: commitment}]": "p.yaml:3: commitment: there is no minimum",
+    CALL + "overrides: [{match: {consumer: p}, kind: commitment, minimum: 1, from: 2026-01-15}]":
+        "p.yaml:3: commitment: from 2026-01-15 is not the first day of a month",
+    CALL + "overrides: [{match: {consumer: p}, kind: commitment, minimum: 1, from: 2026-02-01}, "
+    "{match: {consumer: p}, kind: commitment, minimum: 2}]":
+        "p.yaml:3: commitment: 'p' has another one at the same time",
+    CALL.replace("call:", "commitment:") + "overrides: [{match: {consumer: p}, kind: commitment, minimum: 1}]":
+        "p.yaml:3: a SKU is called 'commitment'",
+    CALL + "budgets: [{match: {squad: s}, month: 2026-10, amount: 1}]": "p.yaml:3: unknown key 'squad'",
+    CALL + "budgets: [{match: {team: s}, month: October, amount: 1}]": "p.yaml:3: budget: month 'October' is not",
+    CALL + "budgets: [{match: {team: s}, month: 2026-10}]": "p.yaml:3: budget: there is no amount",
+    CALL + "tags: [{match: {api: a}, set: {cost-center: x}}]": "p.yaml:3: unknown key 'cost-center'",
+    CALL + "tags: [{match: {api: a}, set: {}}]": "p.yaml:3: tags: nothing is set",
+    CALL + "tags: [{match: {api: a}, set: {team: []}}]": "p.yaml:3: tags: team [] is not a text",
+    CALL + "tags: [{match: {status_class: 5xx}, set: {team: x}}]": "p.yaml:3: unknown key 'status_class'",
+    CALL + "shared_costs: [{id: n, amount: 1, period: monthly, method: by-magic, weights: {calls: 1}}]":
+        "p.yaml:3: method 'by-magic' is not one of by-weight, gw-by-weight-v1",
+    CALL + "shared_costs: [{id: n, amount: 1, period: monthly, fallback_when_zero: equal, weights: {calls: 1}}]":
+        "p.yaml:3: fallback_when_zero 'equal' is not one of unallocated",
     CALL + "sku: {}": "p.yaml:3: unknown key 'sku'",
     CALL + "rounding: {mode: half_up}": "p.yaml:3: mode 'half_up' is not supported",
     CALL + "scopes: {unknown: {peers: [0.0.0.0/0]}}": "p.yaml:3: 'unknown' is what no scope matches",
@@ -180,3 +248,74 @@ def test_a_time_zone_is_no_path():
     assert problems(HEAD.replace("Europe/Berlin", "../../etc/passwd") + CALL) == [
         "p.yaml:1: time zone '../../etc/passwd' is not known"
     ]
+
+
+TERMS = """
+skus:
+  call:
+    meter: calls
+    unit: 1000 Requests
+    currency: USD
+    prices:
+      - {from: 2026-01-01, mode: package, size: "0.5", price: "1.00", pool: consumer, window: billing_month}
+      - {from: 2026-03-01, mode: volume, currency: EUR, tiers: [{up_to: "2", price: "3"}, {up_to: null, price: "2"}]}
+fx: [{from: USD, to: EUR, period: 2026-01, rate: "0.8642", source: ECB, locked: true}]
+overrides:
+  - {match: {consumer: [p, q], api: a}, sku: call, from: 2026-01-10, to: 2026-02-10, kind: contracted, price: "0.5"}
+  - {match: {consumer: p}, kind: contracted, discount_pct: "12.5"}
+  - {match: {consumer: p}, kind: commitment, minimum: "500.00", to: 2026-07-01}
+budgets: [{match: {team: shop, api: a}, month: 2026-10, amount: "4000.00"}]
+tags: [{match: {api: a, route: r}, set: {team: shop, cost_center: "4711"}}]
+"""
+
+
+def test_the_terms_beside_prices_are_read():
+    """Modes, pools, currencies, contracts, commitments, budgets and tags as they were written."""
+    book = prices.parse(HEAD + TERMS)
+    first, second = book.skus[0].prices
+    assert (first.mode, first.size, first.pool, first.currency) == ("package", 500, "consumer", "USD")
+    assert (second.mode, second.pool, second.currency) == ("volume", "billing_account", "EUR")
+    assert [(r.currency, r.period, r.rate, r.locked) for r in book.fx] == [("USD", "2026-01", Decimal("0.8642"), True)]
+    one, other = book.contracts
+    assert (one.match, one.skus, one.price) == ({"consumer": ("p", "q"), "api": ("a",)}, ("call",), Decimal("0.5"))
+    assert (other.skus, other.discount_pct, other.since) == ((), Decimal("12.5"), None)
+    assert [(c.consumer, c.minimum, c.until) for c in book.commitments] == [("p", Decimal(500), date(2026, 7, 1))]
+    assert [(b.match, b.month, b.amount) for b in book.budgets] == [
+        ({"team": ("shop",), "api": ("a",)}, "2026-10", Decimal(4000))
+    ]
+    assert [(t.match, t.tags) for t in book.tags] == [
+        ({"api": ("a",), "route_id": ("r",)}, {"team": "shop", "cost_center": "4711"})
+    ]
+
+
+def test_a_missing_exchange_rate_is_a_problem_of_the_months_that_need_it():
+    """January has its rate; February has none, and is refused with place and fix; from March on nobody needs one."""
+    book = prices.parse(HEAD + TERMS, "p.yaml")
+    for name in ("2026-01", "2026-03"):
+        prices.require(book, period.month(name, book.time_zone))
+    with pytest.raises(InputError) as caught:
+        prices.require(book, period.month("2026-02", book.time_zone))
+    (problem,) = caught.value.problems
+    assert problem.place == "p.yaml:9"
+    assert "this price is in USD, and fx has no rate of 2026-02" in problem.fact
+    assert "period: 2026-02" in problem.fix and problem.effect
+
+
+def test_a_currency_without_any_rate_is_a_remark():
+    """Such a book is right by itself, but no month can be rated with it: the check says so."""
+    (remark,) = prices.parse(HEAD + CALL.replace("prices:", "currency: USD, prices:")).remarks
+    assert "call is priced in USD, and fx has no rate for it" in remark
+
+
+def test_problems_of_every_section_come_at_once():
+    """One mistake in each section beside the SKUs: each is reported, with its line."""
+    text = (
+        CALL
+        + """fx: [{from: USD, to: EUR, period: x, rate: 1}]
+overrides: [{match: {consumer: p}, kind: contracted}]
+budgets: [{match: {team: t}, month: 2026-10, amount: x}]
+tags: [{match: {api: a}, set: {team: ''}}]
+shared_costs: [{id: n, amount: x, period: monthly, weights: {calls: 1}}]
+"""
+    )
+    assert sorted(place.split(": ")[0] for place in problems(HEAD + text)) == [f"p.yaml:{n}" for n in range(3, 8)]

@@ -234,6 +234,7 @@ class TagRule:
     place: str = ""
 
 
+COMMITMENT = "commitment"  # stands as SKU of what a consumer's month falls short of its minimum
 TAGS = ("owner", "team", "cost_center")
 # What a tag rule may ask, finest first: the finest rule that matches gives the tag.
 TAG_MATCH = ("operation", "route", "service", "api", "consumer")

@@ -33,7 +33,7 @@ from apicost.core import records
 from apicost.core.rating import money, tiers
 from apicost.core.rating.match import matches
 from apicost.core.rating.period import Period
-from apicost.core.rating.pricebook import Commitment, PriceBook, SharedCost, Sku, Stretch
+from apicost.core.rating.pricebook import COMMITMENT, Commitment, PriceBook, SharedCost, Sku, Stretch
 from apicost.core.rating.statement import PRICED, PURCHASE, UNALLOCATED, UNPRICED, USAGE, Line, Statement
 from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
 
@@ -55,7 +55,6 @@ NOT_SOLD = "the price book has no SKU for this measure"
 APP_ONLY = "no kernel flow was seen: the gateway's own count, not wire bytes"
 IDLE = "kept unallocated as idle by the price book"
 NO_WEIGHT = "nothing in the month carries this weight"
-COMMITMENT = "commitment"  # stands as SKU of what a consumer's month falls short of its minimum
 
 
 def rate(usage: pa.Table, book: PriceBook, period: Period) -> Statement:

@@ -279,9 +279,7 @@ class Statement:
                 None if x.price is None else "Standard" if x.category == USAGE else "Other" for x in lines
             ],
             "pricing_currency": [None if x.price is None else x.currency for x in lines],
-            "fx_rate": [
-                None if x.price is None else "1" if x.fx is None else money.plain(x.fx.rate) for x in lines
-            ],
+            "fx_rate": [None if x.price is None else "1" if x.fx is None else money.plain(x.fx.rate) for x in lines],
         }
         return pa.table({n: pa.array(texts, pa.string()).dictionary_encode() for n, texts in columns.items()})
 
