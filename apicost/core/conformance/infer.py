@@ -3,7 +3,8 @@
 Rules of this file:
 - What the documents say comes first: where they have a parameter after the same beginning, so has the template, by
   its name; where they have that literal text, it stays.
-- A folded marker ("{int}") is a parameter. Literal text beside others becomes one where it looks like a value (digits,
+- A folded marker ("{int}") is a parameter, or the one literal text that the documents have there and that folds to
+  it ("2010-04-01" is "{date}"). Literal text beside others becomes one where it looks like a value (digits,
   or no word at all) and so do its siblings; or where there are `MANY` of them that are called a few times each or go
   on alike ("/alice/inbox", "/bob/inbox"): words that an API is made of go on each in its own way.
 - Alone, a word stays a word: too many templates are mended by hand, a template too wide hides an endpoint.
@@ -17,7 +18,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import quote
 
+from apicost.core.conformance.fold import fold
 from apicost.core.naming.paths import LITERAL, PARAMETER, parse_template
 
 MANY = 10  # so many words at one place that no document names may be values
@@ -55,9 +58,13 @@ class Template(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What documents have after one beginning. parameter: its name and what follows it."""
+    """What documents have after one beginning. parameter: its name and what follows it.
+
+    folded: marker -> the literal texts that a folded path has as that marker.
+    """
 
     literals: dict[str, _Known] = field(default_factory=dict)
+    folded: dict[str, set[str]] = field(default_factory=dict)
     parameter: str = ""
     behind: _Known | None = None
 
@@ -114,7 +121,11 @@ class Inference:
         names = iter(_PARAMETER.findall(template))
         for segment in parse_template(template).segments:
             if segment.rank == LITERAL:
-                node = node.literals.setdefault(segment.pieces[0], _Known())
+                text = segment.pieces[0]
+                marker = fold("/" + quote(text, errors="surrogateescape"))[1:]
+                if _MARKER.fullmatch(marker):
+                    node.folded.setdefault(marker, set()).add(text)
+                node = node.literals.setdefault(text, _Known())
                 continue
             own = [next(names, "") for _ in segment.pieces[1:]]
             if segment.rank != PARAMETER or len(segment.pieces) != 2:
@@ -132,6 +143,10 @@ def _steps(
     values, suffix = _values(node, known)
     taken = {parameter.name for parameter in parameters}
     for text in sorted(node.children.keys() - values):
+        meant = _meant(text, known)
+        if meant is not None:
+            yield quote(meant, safe="", errors="surrogateescape"), None, node.children[text], literals.get(meant)
+            continue
         # A brace that a client sent is no parameter: in a template it is written as what it stands for.
         written = text.replace("{", "%7B").replace("}", "%7D")
         yield written, None, node.children[text], literals.get(text)
@@ -148,7 +163,7 @@ def _values(node: _Node, known: _Known | None) -> tuple[set[str], str]:
     """Which of the segments at one place are values of a parameter, and the file name's end that all of them have."""
     literals = known.literals if known else {}
     words = {text for text in node.children if text and not _MARKER.fullmatch(text) and text not in literals}
-    markers = {text for text in node.children if _MARKER.fullmatch(text)}
+    markers = {text for text in node.children if _MARKER.fullmatch(text) and _meant(text, known) is None}
     if known is not None and known.behind is not None:
         return markers | words, ""
     alike = {text for text in words if _looks_like_a_value(text)}
@@ -160,6 +175,12 @@ def _values(node: _Node, known: _Known | None) -> tuple[set[str], str]:
         values = set()
     found = values | markers
     return found, "" if markers else _common_suffix(values)
+
+
+def _meant(text: str, known: _Known | None) -> str | None:
+    """The literal text that a marker stands for; None where the documents have a parameter there, or several such."""
+    texts = known.folded.get(text, set()) if known is not None and known.behind is None else set()
+    return next(iter(texts)) if len(texts) == 1 else None
 
 
 def _are_values(nodes: Sequence[_Node]) -> bool:
