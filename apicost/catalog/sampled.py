@@ -75,6 +75,7 @@ def of_messages(checker: Checker, messages: Sequence[Message], exchanges: pa.Tab
         exchange = Exchange(
             method=message.method, host=(url.hostname or "") + (f":{url.port}" if url.port else ""),
             path=url.path or "/", query=url.query, status=message.status, request_headers=message.request_headers,
+            headers_complete=bool(message.request_headers),
             request_body=message.request_body, response_headers=message.response_headers,
             response_body=message.response_body,
         )  # fmt: skip

@@ -137,3 +137,43 @@ def test_an_archive_shows_keys_in_any_header(tmp_path: Path, capsys: pytest.Capt
         rules = [json.loads(line)["rule"] for line in capsys.readouterr().out.splitlines()]
         assert rules == ([] if headers else ["security-missing"])
     assert codes == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "found"),
+    [
+        ("?page=1&filter[a]=1&ids[]=2", {"X-Req": "1"}, []),
+        ("?page=1&filter%5Ba%5D=1&ids%5B%5D=2&gr%C3%B6%C3%9Fe=1", {"X-Req": "1"}, []),
+        ("?page=1&other=2", {"X-Req": "1"}, [("undocumented-query-param", "query 'other'")]),
+        ("?filter[a]=1", {"X-Req": "1"}, [("missing-required-param", "query 'page'")]),
+        ("?page=abc", {"X-Req": "1"}, [("request-schema", "query page type")]),
+        ("?page=1", {"X-Other": "1"}, [("missing-required-param", "header X-Req")]),
+    ],
+)
+def test_parameters_of_an_archive_are_read_as_the_document_means_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], query: str, headers: dict[str, str], found: list[Any]
+) -> None:
+    """Deep objects, brackets, encoded names; each deviation is told once and without the value."""
+    string = {"type": "string"}
+    parameters = [
+        {"name": "filter", "in": "query", "style": "deepObject", "schema": {"additionalProperties": string}},
+        {"name": "ids[]", "in": "query", "schema": {"type": "array", "items": string}},
+        {"name": "größe", "in": "query", "schema": string},
+        {"name": "X-Req", "in": "header", "required": True, "schema": string},
+        {"name": "page", "in": "query", "required": True, "schema": {"type": "integer"}},
+    ]
+    get = {"operationId": "x", "parameters": parameters, "responses": {"200": {"description": "ok"}}}
+    document = tmp_path / "api.json"
+    servers = [{"url": "http://a.example"}]
+    info = {"title": "T", "version": "1"}
+    document.write_text(
+        json.dumps({"openapi": "3.1.0", "info": info, "servers": servers, "paths": {"/x": {"get": get}}})
+    )
+    request = {"method": "GET", "url": f"http://a.example/x{query}", "httpVersion": "HTTP/1.1"}
+    request |= {"headers": [{"name": name, "value": value} for name, value in headers.items()]}
+    entry = {"startedDateTime": "2026-11-23T10:00:00Z", "request": request, "response": {"status": 200}}
+    file = tmp_path / "traffic"
+    file.write_text(json.dumps({"log": {"entries": [entry]}}))
+    cli.main(["conformance", "--spec", str(document), "--from", str(file), "--format", "ndjson"])
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(f["rule"], f["detail"]) for f in told] == found
