@@ -24,7 +24,7 @@ from apicost.core import records
 from apicost.core.conformance import drift, shapes
 from apicost.core.conformance.accepted import Ignore, sort_out
 from apicost.core.conformance.contract import Contracts
-from apicost.core.conformance.finding import Finding
+from apicost.core.conformance.finding import Finding, Judgement
 from apicost.core.conformance.judge import judge
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
@@ -83,13 +83,12 @@ def of_ledger(
     """`from_ledger` for a ledger that is open. statements: of the months touched, where they are rated already."""
     book = sources.book
     present, notes = promised_to(sources)
+    _known(present, api)
     present = dataclasses.replace(present, former=ledger.former(present.operations, unreadable=present.unreadable))
     seen, months = traffic_of(ledger, book, start_unix_s, end_unix_s, {} if api is None else {"api": api})
     days = observed_days(ledger, start_unix_s, end_unix_s)
-    judgement = judge(
-        seen, _of_api(present, api), sources.settings.rules(), window_days=days,
-        samples=_samples(ledger.samples(start_unix_s, end_unix_s), api),
-    )  # fmt: skip
+    samples = _samples(ledger.samples(start_unix_s, end_unix_s), api)
+    judgement = _of_api(judge(seen, present, sources.settings.rules(), window_days=days, samples=samples), api)
     if statements is None:
         statements = statements_of(ledger, sources, months) if judgement.findings else []
     notes += [str(damage) for damage in ledger.damaged]
@@ -132,6 +131,7 @@ def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
     found = recorded.load(path, api_key_headers=headers)
     # An archive shows every header, so that a key in any of them can be told.
     present, notes = promised(sources.apis, headers if found.messages else known.api_key_headers, known.api_key_query)
+    _known(present, api)
     knowledge = run.load_knowledge(sources.apis, None)
     exchanges = run.seen_in(found.flows, found.lines, found.clock, knowledge, sources.config)
     seen = shapes.shapes(exchanges, knowledge.scopes)
@@ -149,7 +149,7 @@ def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
         checker = bodies.Checker(sources.apis, index=knowledge.index)
         samples = sampled.of_messages(checker, found.messages, exchanges)
         notes += [str(problem) for problem in checker.problems]
-    judgement = judge(seen, _of_api(present, api), rules, window_days=days, samples=_samples(samples, api))
+    judgement = _of_api(judge(seen, present, rules, window_days=days, samples=_samples(samples, api)), api)
     return Outcome(
         start_unix_s=first // NS_PER_S, end_unix_s=last // NS_PER_S + 1, days=days, judgement=judgement,
         told=sort_out(judgement.findings, (), (), date.min)[0], costs=[None] * len(judgement.findings),
@@ -222,19 +222,21 @@ def _samples(samples: pa.Table | None, api: str | None) -> pa.Table | None:
     return samples.filter(pa.array(codes == values.index(api) if api in values else np.zeros(len(codes), bool)))
 
 
-def _of_api(found: Contracts, api: str | None) -> Contracts:
-    """What concerns one API. Raises InputError where there is none of that name."""
-    if api is None:
-        return found
-    if api not in found.documents:
+def _known(found: Contracts, api: str | None) -> None:
+    """Raises InputError where there is no API of that name."""
+    if api is not None and api not in found.documents:
         raise _months.error("--api", f"there is no API {api!r}", "nothing can be compared",
                             f"name one of {', '.join(sorted(found.documents))}")  # fmt: skip
+
+
+def _of_api(judgement: Judgement, api: str | None) -> Judgement:
+    """What concerns one API. It was held against the documents of all: what another describes is no shadow."""
+    if api is None:
+        return judgement
     return dataclasses.replace(
-        found,
-        operations={key: contract for key, contract in found.operations.items() if contract.api == api},
-        former=tuple(former for former in found.former if former.api == api),
-        faults=tuple(fault for fault in found.faults if fault.api == api),
-        documents={api: found.documents[api]},
+        judgement,
+        findings=tuple(finding for finding in judgement.findings if finding.api == api),
+        coverage=tuple(coverage for coverage in judgement.coverage if coverage.api == api),
     )
 
 

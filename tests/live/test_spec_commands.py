@@ -49,6 +49,14 @@ def test_a_draft_beside_the_document_ends_the_shadow(
     known = ["conformance", "-c", str(both), "--ledger", str(ledger), "--since", "2026-11-01", "--api", "shop"]
     cli.main([*known, "--format", "json"])
     assert [f["rule"] for f in json.loads(capsys.readouterr().out)["findings"]] == ["deprecated-in-use"]
+    # Another API's document ends it as well, also where --api asks for the shop alone.
+    settings["apis"][0]["documents"].pop()
+    settings["apis"].append({"id": "ops", "documents": [str(draft)]})
+    both.write_text(yaml.safe_dump(settings))
+    cli.main([*known, "--format", "json"])
+    data = json.loads(capsys.readouterr().out)
+    assert [f["rule"] for f in data["findings"]] == ["deprecated-in-use"]
+    assert list(data["coverage"]["apis"]) == ["shop"]
 
 
 def test_drafts_of_files_and_what_can_not_be_drafted(
