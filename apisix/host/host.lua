@@ -8,6 +8,10 @@
 -- For demos and tests on machines without APISIX; not a gateway for production: no discovery, no
 -- health checks, no admin API, weights as round robin.
 --
+-- As APISIX sets LuaJIT, so that the plugin is compiled here as it is there.
+require("jit.opt").start("minstitch=2", "maxtrace=4000", "maxrecord=8000", "sizemcode=64", "maxmcode=4000",
+                         "maxirconst=1000")
+
 local core     = require("apisix.core")
 local plugin   = require("apisix.plugin")
 local balancer = require("ngx.balancer")

@@ -214,11 +214,25 @@ function _M.destroy()
 end
 
 
+-- No phase of the plugin until a request of a route with `sample` comes: APISIX would call it for each piece of each
+-- response, and look up the phase each time as well.
+local function body_filter(conf, ctx)
+    local sample = ctx.apicost_sample
+    if sample and sample.conf == conf then
+        local ok, err = pcall(sampler.piece, sample)
+        if not ok then
+            pcall(sampler.failed, sample, err)
+        end
+    end
+end
+
+
 function _M.access(conf, ctx)
     if not ctx.apicost_access_us then
         ctx.apicost_access_us = line.mono_us()
     end
     if conf.sample and not ctx.apicost_sample then
+        _M.body_filter = body_filter
         local ok, err = pcall(sampler.choose, conf, ctx)
         if not ok then
             pcall(sampler.failed, nil, err)
@@ -235,17 +249,6 @@ function _M.header_filter(conf, ctx)
     local sample = ctx.apicost_sample
     if sample and sample.conf == conf then
         local ok, err = pcall(sampler.header, sample)
-        if not ok then
-            pcall(sampler.failed, sample, err)
-        end
-    end
-end
-
-
-function _M.body_filter(conf, ctx)
-    local sample = ctx.apicost_sample
-    if sample and sample.conf == conf then
-        local ok, err = pcall(sampler.piece, sample)
         if not ok then
             pcall(sampler.failed, sample, err)
         end

@@ -24,7 +24,6 @@ local str_match    = string.match
 local table_remove = table.remove
 local math_min     = math.min
 local timer_at     = ngx.timer.at
-local end_trace    = coroutine.running
 
 local MAX_BATCH_BYTES = 1048576  -- well below the receiver's bound of 8 MiB
 local MAX_WAIT_S      = 15       -- between two tries while the receiver fails
@@ -276,11 +275,6 @@ function _M.add(ctx)
             set_timer("soon", 0)
         end
     end
-
-    -- The caller's pcall is a frame that a compiled trace can enter but, when it began inside, not
-    -- leave: the trace would be thrown away and this function interpreted for good. A call that is
-    -- never compiled ends the trace here, and only the return is interpreted.
-    end_trace()
     return number
 end
 
