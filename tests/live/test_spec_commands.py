@@ -140,3 +140,13 @@ def test_annotate_refuses_to_write_over_a_document(
     assert cli.main([*own, "--out", str(tmp_path / "x"), "--api", "none"]) == 2
     assert cli.main([*own, "--out", str(tmp_path / "x"), "--until", "2026-11-02"]) == 3
     assert not (tmp_path / "x").exists()
+
+
+def test_the_output_in_the_documentation_is_the_commands(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """README and docs/conformance.md show what the demo's run gives."""
+    cli.main(["conformance", *of_ledger("", ledger)[2:]])
+    shown = capsys.readouterr().out.partition("\n\nhow to mend")[0]
+    root = Path(__file__).parents[2]
+    for page in ("README.md", "docs/conformance.md"):
+        text = (root / page).read_text()
+        assert [line for line in shown.splitlines() if line.rstrip() not in text] == [], page
