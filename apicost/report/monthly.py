@@ -19,11 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from apicost.core import records
 from apicost.core.rating import budget, days, money
 from apicost.core.rating.budget import Variance
 from apicost.core.rating.days import DayFigure
+from apicost.core.rating.pricebook import TAGS
 from apicost.core.rating.rate import WIRE_BYTES
 from apicost.core.rating.statement import UNALLOCATED, Statement
 from apicost.core.rating.usage_rows import UsageRows
@@ -158,6 +160,7 @@ class Figures:
     by_operation: Breakdown
     by_consumer: Breakdown
     by_status: Breakdown
+    by_team: Breakdown | None  # None where nobody has a team
     days: tuple[DayFigure, ...]
     no_day_minor: int
     skus: tuple[SkuRow, ...]
@@ -192,8 +195,9 @@ def figures(
     completeness: sums of records.COMPLETENESS of the month; None where the ledger has none.
     damaged: what of the ledger could not be read, in words. previous: the month before and its total.
     """
-    part = _Part(statement, api)
     book, period = statement.book, statement.period
+    tagged = tags_of(statement.keys, apis or {}, book.tags)
+    part = _Part(statement, api, tagged)
     day_figures, no_day = days.by_day(statement, daily, api)
     sums = {name: money.exact_sum(values[part.rows]) for name, values in statement.usage.sums.items()}
     status = part.breakdown("status", "By response status", ("status_class",), _status_label)
@@ -212,7 +216,8 @@ def figures(
         by_api=part.breakdown("api", "By API", ("api", "match_state"), _api_label),
         by_operation=operations,
         by_consumer=part.breakdown("consumer", "By consumer", ("consumer", "match_state"), _consumer_label),
-        by_status=status, days=day_figures, no_day_minor=no_day,
+        by_status=status, by_team=part.breakdown("team", "By team", ("team", "match_state"), _team_label)
+        if tagged.column("team").null_count < len(tagged) else None, days=day_figures, no_day_minor=no_day,
         skus=tuple(row for row in skus if row.price is not None),
         unpriced=tuple(row for row in skus if row.price is None),
         unallocated_minor=part.billed_of([line.state == UNALLOCATED for line in statement.lines]),
@@ -223,7 +228,7 @@ def figures(
         app_only_bytes=sums["app_only_bytes"], app_only_calls=sums["app_only_calls"],
         completeness=None if completeness is None else tuple(sorted(completeness.items())), damaged=tuple(damaged),
         charges=int(part.charges.sum()), apis=dict(apis or {}),
-        budgets=() if api else budget.variance(statement, book, tags_of(statement.keys, apis or {}, book.tags)),
+        budgets=() if api else budget.variance(statement, book, tagged),
     )  # fmt: skip
 
 
@@ -253,6 +258,13 @@ def _consumer_label(row: Mapping[str, str | None]) -> Label:
     return _state_label(row, "") if bare else Label("(no consumer)", "", True)
 
 
+def _team_label(row: Mapping[str, str | None]) -> Label:
+    if row["team"]:
+        return Label(row["team"])
+    bare = row["match_state"] in ("unattributed", "control")
+    return _state_label(row, "") if bare else Label("(no team)", "", True)
+
+
 def _state_label(row: Mapping[str, str | None], other: str, note: str = "") -> Label:
     return Label(_STATE_NAMES.get(row["match_state"] or "", other), note, True, not row.get("api"))
 
@@ -271,8 +283,9 @@ def _leg(leg: str, sums: Mapping[str, int]) -> LegFigure:
 class _Part:
     """The charges and usage that a report is about: all, or one API's."""
 
-    def __init__(self, statement: Statement, api: str | None) -> None:
+    def __init__(self, statement: Statement, api: str | None, tagged: pa.Table) -> None:
         self.statement = statement
+        self.tagged = tagged
         everything = np.ones(len(statement.keys), np.bool_)
         self.chosen: Mask = everything if api is None else keys_of(statement.keys, api)
         self.charges: Mask = self.chosen[statement.key]
@@ -339,7 +352,7 @@ class _Part:
     def _groups(self, columns: Sequence[str], label: Labeller) -> tuple[list[Label], Ints]:
         """Labels, and for each key the position of its own. The last key is what nobody bears."""
         keys = self.statement.keys
-        coded = {name: records.codes(keys, name) for name in columns}
+        coded = {name: records.codes(self.tagged if name in TAGS else keys, name) for name in columns}
         combined, size = np.zeros(len(keys), np.int64), 1
         for codes, values in coded.values():
             if size * (len(values) + 1) >= 1 << 62:

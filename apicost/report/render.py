@@ -78,6 +78,7 @@ def as_json(figures: Figures, conformance: Mapping[str, Any] | None = None) -> s
         "client_wire_bytes": figures.client_bytes, "backend_wire_bytes": figures.backend_bytes,
         "by_api": _rows(view, figures.by_api), "by_operation": _rows(view, figures.by_operation),
         "by_consumer": _rows(view, figures.by_consumer), "by_status": _rows(view, figures.by_status),
+        "by_team": _rows(view, figures.by_team) if figures.by_team else [],
         "by_day": [
             {
                 "date": str(day.day), "calls": day.calls, "wire_bytes": day.wire_bytes,

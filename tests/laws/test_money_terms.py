@@ -82,7 +82,8 @@ def test_charges_sum_to_the_total_by_any_grouping(given_rows):
     assert int(statement.billed_minor.sum()) == statement.total_minor == money.half_even(statement.total_exact * 100)
     daily = gather(usage(given_rows), MONTH)
     figures = monthly.figures(statement, daily)
-    for table in (figures.by_api, figures.by_operation, figures.by_consumer, figures.by_status):
+    assert figures.by_team is not None
+    for table in (figures.by_api, figures.by_operation, figures.by_consumer, figures.by_status, figures.by_team):
         assert sum(row.billed_minor for row in table.rows) == statement.total_minor, table.id
         assert sum(row.contracted_cost for row in table.rows) == statement.total_exact, table.id
         assert sum(row.list_cost for row in table.rows) == figures.total_list, table.id
@@ -94,6 +95,9 @@ def test_charges_sum_to_the_total_by_any_grouping(given_rows):
     for charge in charges:
         by_team[charge["team"]] += Fraction(charge["billed_cost"] or 0)
     assert sum(by_team.values()) == Fraction(statement.total)
+    shown = {row.label: Fraction(row.billed_minor, 100) for row in figures.by_team.rows if not row.named}
+    named = {team: cost for team, cost in by_team.items() if team}
+    assert shown == dict.fromkeys(shown, 0) | named  # a team whose usage has no charge is listed with 0
     assert by_team["t3"] == Fraction("1.00") or by_team["t3"] == Fraction("1.01")  # 1.005, to one of its neighbours
     assert sum(Fraction(c["contracted_cost"] or 0) for c in charges) == statement.total_exact
 

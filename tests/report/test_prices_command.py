@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     """A ledger of a month, and a second price book: calls dearer, terms added, bytes with backends not sold."""
     folder = tmp_path_factory.mktemp("prices")
     make_ledger(folder / "ledger", [usage_months.month(MONTH, seed=3, scale=300, step_s=43_200)])
-    text = PRICES.read_text().replace('price: "0.0011"', 'price: "0.9"')
+    text = PRICES.read_text().split("# What somebody agreed")[0].replace('price: "0.0011"', 'price: "0.9"')
     start, end = text.index("  backend-internal:"), text.index("shared_costs:")
     (folder / "new.yaml").write_text(text[:start] + text[end:] + TERMS)
     return folder
@@ -118,7 +118,8 @@ def test_a_report_shows_contracts_and_budgets(folder, tmp_path):
     data, page = json.loads((out / "report.json").read_text()), (out / "report.html").read_text()
     (row,) = data["budgets"]
     assert (row["for"], Decimal(row["billed_cost"]), Decimal(row["left"])) == ("team partners", team, 400 - team)
-    assert 'id="budgets"' in page and "team partners" in page
+    assert {r["label"]: Decimal(r["billed_cost"]) for r in data["by_team"]}["partners"] == team
+    assert 'id="by-team"' in page and 'id="budgets"' in page and "team partners" in page
     saved = Decimal(data["list_cost"]) - Decimal(data["contracted_cost"])
     assert saved == sum(Decimal(c["list_cost"] or 0) - Decimal(c["contracted_cost"] or 0) for c in charges) > 0
     assert f"Contracts make this {saved:,.2f} EUR less" in page
