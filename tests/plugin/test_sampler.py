@@ -40,7 +40,9 @@ function _M.access()
         return 200, core.json.encode({ok = ok and true or false, err = err})
     end
     if asked.state then
-        return 200, core.json.encode(sampler.state())
+        local state = sampler.state()
+        state.has_body_filter = plugin.body_filter ~= nil
+        return 200, core.json.encode(state)
     end
     local pauses = 0
     local text = ngx.decode_base64(asked.text)
@@ -106,7 +108,7 @@ class Backend:
 ROUTES = {
     "all": {"rate": 1, "per_second": 1000},
     "off": {"rate": 0},
-    "empty": {},
+    "rateless": {"per_second": 100},
     "half": {"rate": 0.5, "per_second": 1000},
     "capped": {"rate": 1, "per_second": 2},
     "small": {"rate": 1, "per_second": 1000, "max_body_bytes": 100},
@@ -136,9 +138,9 @@ def sampling(tmp_path_factory, upstreams, backend):
     def change(content):
         upstream = {"type": "roundrobin", "nodes": {backend.address: 1}}
         for name, sample in {**ROUTES, "plain": None}.items():
-            plugins = {} if sample is None else {"apicost-logger": {"sample": sample}}
+            plugins = {} if sample is None else {"plugins": {"apicost-logger": {"sample": sample}}}
             route = {"id": name, "name": name, "host": HOST, "uri": f"/{name}/*", "upstream": upstream}
-            content["routes"].append({**route, "plugins": plugins})
+            content["routes"].append({**route, **plugins})
         dead = {"id": "dead", "name": "dead", "host": HOST, "uri": "/dead/*"}
         nobody = {"type": "roundrobin", "nodes": {upstreams.refusing: 1}}
         content["routes"].append({**dead, "upstream": nobody, "plugins": {"apicost-logger": {"sample": ROUTES["all"]}}})
@@ -231,7 +233,7 @@ def test_a_sample_has_both_bodies_and_the_identity_of_its_line(sampling, backend
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(["plain", "off", "empty"]),
+    st.sampled_from(["plain", "off", "rateless"]),
     st.text(st.characters(categories=["L", "N"]), min_size=12, max_size=40),
     st.sampled_from(["POST", "PUT"]),
 )
@@ -254,7 +256,7 @@ def test_routes_without_opt_in_post_no_samples(sampling, backend):
     backend.answer = (200, JSON, [b'{"a": 1}'])
     settled(sampling)
     before = len(sampling.sink.bodies(status=None, path="/v1/samples"))
-    for route in ("plain", "off", "empty"):
+    for route in ("plain", "off", "rateless"):
         for _ in range(5):
             assert call(sampling, "POST", f"/{route}/x", b'{"b": 2}')[0] == 200
     time.sleep(1.5)  # samples go once a second
@@ -480,6 +482,26 @@ def test_misspelt_and_unbounded_settings_are_refused(sampling):
         assert not answer["ok"] and answer["err"], sample
     for sample in ROUTES.values():
         assert look(sampling, conf={"sample": sample})["ok"]
+
+
+def test_a_worker_without_samples_has_no_phase_for_bodies(make_gateway, backend, tmp_path):
+    """The phase that is called for each piece of a response comes with the first request that could be sampled."""
+    (tmp_path / "lua/apisix/plugins").mkdir(parents=True)
+    (tmp_path / "lua/apisix/plugins/look.lua").write_text(LOOK)
+    backend.answer = (200, JSON, [b'{"a": 1}'])
+
+    def change(content):
+        upstream = {"type": "roundrobin", "nodes": {backend.address: 1}}
+        for name, plugins in (("all", {"apicost-logger": {"sample": ROUTES["all"]}}), ("look", {"look": {"x": 1}})):
+            uri = {"uris": [f"/{name}", f"/{name}/*"]}
+            content["routes"].append({"id": name, "host": HOST, **uri, "upstream": upstream, "plugins": plugins})
+
+    gateway = make_gateway(workers=1, change=change, plugins=["key-auth", "proxy-rewrite", "apicost-logger", "look"],
+                           more_lua=f"{tmp_path}/lua/?.lua;")  # fmt: skip
+    assert look(gateway, state=True)["has_body_filter"] is False
+    (one,) = sampled(gateway, lambda: call(gateway, "POST", "/all/x", b"{}"), 1)
+    assert one.response_body == b'{"a": 1}'
+    assert look(gateway, state=True)["has_body_filter"] is True
 
 
 def test_requests_do_not_care_where_samples_go(make_gateway, backend):
