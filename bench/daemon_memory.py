@@ -4,7 +4,10 @@ A gateway with the plugin in a cgroup with the probe, an nginx that answers behi
 request number n when n / rate seconds are over. The daemon's resident set is read ten times a second; its peak
 is the kernel's own (VmHWM, begun anew when the load begins), so that no short step is missed.
 
-    python bench/daemon_memory.py [--rate 5000] [--seconds 600]
+    python bench/daemon_memory.py [--rate 5000] [--seconds 600] [--daemon-cpu 0.1]
+
+With `--daemon-cpu` the sidecar gets only so much of a core (the cgroup v1 cpu controller), so that it falls behind for
+certain; SIGTERM then comes with the end of the load, and another start, unthrottled, works off what was left.
 """
 
 from __future__ import annotations
@@ -88,6 +91,19 @@ def peak_mb(pid: int, *, begin: bool = False) -> float:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) * 1024 / 1e6  # type: ignore[union-attr]
 
 
+def finished(config: Path) -> None:
+    """Work off what a stop left."""
+    with live.Sidecar(config) as sidecar:
+        while sidecar.metrics()["apicost_spool_rows"]:
+            time.sleep(0.5)
+        sidecar.stop()
+
+
+def calls_in(ledger: Path) -> int:
+    with Catalogue.open(ledger) as catalogue:
+        return sum(segment.calls for segment in catalogue.segments("usage") if segment.grain_s == 60)
+
+
 def upstream_shares(ledger: Path) -> dict[str, float]:
     """Of the requests that went to the backend, the share with each confidence."""
     with Catalogue.open(ledger) as catalogue:
@@ -103,6 +119,24 @@ def upstream_shares(ledger: Path) -> dict[str, float]:
     return {Confidence(grade).name.lower(): round(count / found.total(), 5) for grade, count in sorted(found.items())}
 
 
+@contextlib.contextmanager
+def throttled(pid: int, share: float):
+    """A process with so much of a core, in 10 ms of each 10 / share ms."""
+    group = Path("/sys/fs/cgroup/cpu") / f"apicost-memory-{pid}"
+    if not (group.parent / "cpu.cfs_quota_us").exists():
+        sys.exit("--daemon-cpu needs the cgroup v1 cpu controller at /sys/fs/cgroup/cpu")
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_period_us").write_text(str(round(10_000 / share)))
+        (group / "cpu.cfs_quota_us").write_text("10000")
+        (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        for task in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(task)
+        group.rmdir()
+
+
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / 100
@@ -112,6 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=int, default=5000)
     parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--daemon-cpu", type=float, default=0.0)
     options = parser.parse_args()
     connections = 100
     with contextlib.ExitStack() as stack:
@@ -130,6 +165,8 @@ def main() -> int:
         pid = int(str(sidecar.ready["pid"]))
         idle = resident_mb(pid)
         peak_mb(pid, begin=True)
+        if options.daemon_cpu:
+            stack.enter_context(throttled(pid, options.daemon_cpu))
         load = subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True)
         samples: list[float] = []
         started, cpu_before = time.monotonic(), cpu_s(pid)
@@ -140,8 +177,16 @@ def main() -> int:
         seconds, cpu = time.monotonic() - started, cpu_s(pid) - cpu_before
         text = load.stdout.read() if load.stdout else ""
         requests = int(re.search(r"(\d+) requests in", text).group(1))  # type: ignore[union-attr]
-        metrics = sidecar.settle(requests)
+        waiting = 0.0
+        if not options.daemon_cpu:
+            sidecar.settle(requests)
+        else:
+            waiting = sidecar.metrics()["apicost_spool_rows"]
+        began = time.monotonic()
         sidecar.stop()
+        stop_s = time.monotonic() - began
+        if options.daemon_cpu:
+            finished(config)
         # The first minute warms caches up; then each third should look like the others.
         steady = samples[min(round(60 / EVERY_S), len(samples) // 3) :]
         third = max(1, len(steady) // 3)
@@ -150,7 +195,7 @@ def main() -> int:
                 {
                     "requests": requests,
                     "requests_per_s": round(requests / seconds),
-                    "calls_in_ledger": int(metrics["apicost_calls_total"]),
+                    "calls_in_ledger": calls_in(folder / "state" / "ledger"),
                     "resident_mb_idle": round(idle, 1),
                     "resident_mb_peak": round(peak, 1),
                     "resident_mb_median": round(statistics.median(steady), 1),
@@ -159,6 +204,8 @@ def main() -> int:
                     "resident_mb_last_third": round(sum(steady[-third:]) / third, 1),
                     "daemon_cpu_share_of_a_core": round(cpu / seconds, 3),
                     "seconds": round(seconds),
+                    "spool_rows_at_the_end": int(waiting),
+                    "stop_s": round(stop_s, 1),
                     "upstream_shares": upstream_shares(folder / "state" / "ledger"),
                 }
             )
