@@ -104,6 +104,14 @@ def calls_in(ledger: Path) -> int:
         return sum(segment.calls for segment in catalogue.segments("usage") if segment.grain_s == 60)
 
 
+def acknowledged_in(ledger: Path) -> int:
+    """Lines that the receiver has taken, as completeness has them."""
+    with Catalogue.open(ledger) as catalogue:
+        files = [ledger / segment.name for segment in catalogue.segments("completeness")]
+    tables = [pq.read_table(path, columns=["metric", "value"]).to_pylist() for path in files]
+    return sum(row["value"] for table in tables for row in table if row["metric"] == "lines_received")
+
+
 def upstream_shares(ledger: Path) -> dict[str, float]:
     """Of the requests that went to the backend, the share with each confidence."""
     with Catalogue.open(ledger) as catalogue:
@@ -196,6 +204,7 @@ def main() -> int:
                     "requests": requests,
                     "requests_per_s": round(requests / seconds),
                     "calls_in_ledger": calls_in(folder / "state" / "ledger"),
+                    "acknowledged_lines": acknowledged_in(folder / "state" / "ledger"),
                     "resident_mb_idle": round(idle, 1),
                     "resident_mb_peak": round(peak, 1),
                     "resident_mb_median": round(statistics.median(steady), 1),
