@@ -112,7 +112,7 @@ class ConformanceSettings:
     api_key_query: tuple[str, ...] = ("apikey",)
     min_requests: int = 20  # fewer in the window: too little traffic to call it clean
     metrics_every_s: float = 300.0  # how often findings are counted for /metrics; 0 never
-    checker_memory_bytes: int = 1 << 30  # address space of the process that validates sampled bodies
+    checker_memory_bytes: int = 768 << 20  # address space of the process that validates sampled bodies
     checker_idle_s: float = 300.0  # it ends after so long without a sample
 
     def rules(self) -> Settings:

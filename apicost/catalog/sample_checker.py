@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -220,6 +221,8 @@ def _bound(setup: Setup) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold bodies
     os.nice(5)
+    with contextlib.suppress(OSError):  # where memory runs out, this process goes before the sidecar
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _frames(stream: BinaryIO) -> Iterator[bytes]:

@@ -54,7 +54,7 @@ class SampleHost:
     """
 
     def __init__(
-        self, queue: SampleQueue, *, cache: Path | None = None, memory_bytes: int = 1 << 30, idle_s: float = 300.0
+        self, queue: SampleQueue, *, cache: Path | None = None, memory_bytes: int = 768 << 20, idle_s: float = 300.0
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.problem = ""
@@ -96,8 +96,8 @@ class SampleHost:
 
     def figures(self) -> dict[str, int]:
         """For metrics: what became of samples since the start, all names known from the start."""
-        names = ("received", "refused", "dropped", "dropped_by_gateways", *_OUTCOMES, "checker_starts")
-        names += ("checker_failures", "batches_duplicate")
+        names = ["received", "refused", "dropped", "dropped_by_gateways", "batches_duplicate", *_OUTCOMES]
+        names += ["checker_starts", "checker_failures"]
         # Looked up one by one: other threads add to both.
         return {f"samples_{name}": self._queue.counts[name] + self.counts[name] for name in names}
 

@@ -196,6 +196,8 @@ def test_a_killed_checker_costs_its_batch_and_is_started_again(host, monkeypatch
     offer(host, [sample()])
     outcome(host, 1)
     (pid,) = children(os.getpid())
+    # Where memory runs out, it goes before the sidecar.
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
     os.kill(pid, signal.SIGKILL)
     assert wait_for(lambda: not alive(pid))
     offer(host, [sample()], batch=2)
