@@ -68,6 +68,13 @@ def test_a_missing_method_stands_under_the_documented_template():
     assert operation["operationId"] == "deleteOrdersByOrderId"
 
 
+def test_a_head_that_is_not_drafted_answers_for_its_get():
+    """The judge holds it against the GET, so the GET has its statuses."""
+    found = drafted([get("/v1/x"), get("/v1/x", method="HEAD", status=404)])
+    assert list(paths(found)) == ["GET /x"]
+    assert list(paths(found)["GET /x"]["responses"]) == ["200", "404"]
+
+
 def test_noise_is_no_operation():
     """404, the gateway's own answers, "not found" pages and what is too seldom called; said where it was left out."""
     pages = [get(f"/v1/p-{n}x", method="GET", response_content_type="text/html") for n in "abcdefghij"]

@@ -159,7 +159,11 @@ class _Answers:
         rest = (assignment.path | assignment.method) & traffic.upstream & own & ~counted
         groups = traffic.groups(rest, "method", "path")
         for number, (method, path) in enumerate(groups.values):
-            fitting = drafted.fitting(path or "", lambda one, method=method: one.method == method)  # type: ignore[misc]
+            # A HEAD that nobody describes is held against the GET of its path.
+            for wanted in ("HEAD", "GET") if method == "HEAD" else (method,):
+                fitting = drafted.fitting(path or "", lambda one, wanted=wanted: one.method == wanted)  # type: ignore[misc]
+                if fitting:
+                    break
             if fitting:
                 key = (fitting[0].operation.path_template, fitting[0].operation.method)
                 self._more.setdefault(key, []).append(groups.rows(number))
