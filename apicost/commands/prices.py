@@ -21,7 +21,7 @@ DESCRIPTION = """Check a price book, or compare two.
 
   check FILE                   every problem with file and line, what is wrong, what comes of it and what to write
                                instead; a book with a problem is not used by any command, and a running daemon
-                               keeps the last good one
+                               keeps the last good one; --month MONTH also asks for that month's exchange rates
   diff OLD NEW --month MONTH   what the usage of a month in the ledger costs by one book and by the other, by SKU;
                                usage that only one of them prices is listed with its quantity"""
 
@@ -53,6 +53,8 @@ def main(argv: list[str]) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     book = prices.load(options.files[0])
+    if options.month:
+        prices.require(book, _months.month_of(options.month, book))
     for remark in book.remarks:
         print(f"note: {remark}", file=sys.stderr)
     if options.json:

@@ -239,6 +239,32 @@ def test_a_contract_in_another_currency_is_converted_too():
     assert brief(rated(text, ("p", 1)), *names) == [("1", "1.7284", "0.8642")]
 
 
+def test_the_longest_decimals_stay_exact():
+    """Twelve places of price and rate, six of discount, bytes by GiB: every digit is in the cost."""
+    text = """
+skus:
+  out: {meter: bytes, where: {direction: egress}, unit: GiB, prices: [{from: 2026-01-01, price: "0.000000000001",
+        currency: USD}]}
+fx: [{from: USD, to: EUR, period: 2026-03, rate: "999999999999.123456789012", locked: true}]
+overrides: [{match: {consumer: p}, kind: contracted, discount_pct: "33.333333"}]
+"""
+    rows = [row(who, 0, downstream_out_wire_bytes=(1 << 60) + n) for n, who in enumerate("pq")]
+    found = rate.rate(usage(rows), prices.parse(HEAD + text), MARCH)
+    listed = [Fraction((1 << 60) + n, 1 << 30) * Fraction("0.999999999999123456789012") for n in range(2)]
+    contracted = [listed[0] * Fraction("0.66666667"), listed[1]]
+    assert brief(found, "list_cost") == [(str_of(cost),) for cost in listed]
+    assert brief(found, "contracted_cost") == [(str_of(cost),) for cost in contracted]
+    assert found.total_exact == sum(contracted)
+    assert explain.explain(found, found.charges["charge_id"][0].as_py()).agrees
+
+
+def str_of(amount):
+    """All digits of a fraction whose denominator has no primes but 2 and 5."""
+    digits = str(amount.numerator * 10**90 // amount.denominator).rjust(91, "0")
+    assert amount * 10**90 == int(digits)
+    return f"{digits[:-90]}.{digits[-90:]}".rstrip("0").rstrip(".")
+
+
 TAGGED = """
 tags:
   - {match: {api: shop}, set: {team: commerce, owner: Ana, cost_center: "1"}}

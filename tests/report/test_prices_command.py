@@ -137,8 +137,9 @@ def test_a_month_without_its_exchange_rate_is_refused(folder, tmp_path, capsys):
         ["report", "--prices", foreign, "--out", tmp_path / "out"],
         ["export", "charges", "--prices", foreign, "-o", tmp_path / "out.csv"],
         ["prices", "diff", PRICES, foreign],
+        ["prices", "check", foreign],
     ):
-        assert run(folder, *arguments) == 2
+        assert run(folder, *arguments) == 2, arguments
         assert "fx has no rate of 2026-11" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.csv").exists()
     foreign.write_text(foreign.read_text().replace("period: 2026-12", "period: 2026-11"))
