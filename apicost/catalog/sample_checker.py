@@ -128,7 +128,7 @@ class Checking:
         self._told = 0
 
     def check(self, task: Task, samples: list[Sample]) -> Checked:
-        """Rows of the operations' samples: one without a rule for each that fits, one for each deviation else."""
+        """Rows of the operations' samples: one without a rule for each sample, and one for each deviation."""
         from apicost.catalog.bodies import Exchange
 
         answer = Checked([])
@@ -166,7 +166,7 @@ class Checking:
             )  # fmt: skip
             size = sample.request_bytes + sample.response_bytes
             said: list[tuple[str | None, str | None, str | None]] = [(d.rule, d.detail, d.pointer) for d in deviations]
-            for place in said or [(None, None, None)]:
+            for place in [(None, None, None), *said]:
                 row = sums.setdefault((*key, *place), [0, 0, at_ns, at_ns])
                 row[:] = row[0] + 1, row[1] + size, min(row[2], at_ns), max(row[3], at_ns)
         answer.rows = [msgspec.convert((*key, *row), Row) for key, row in sums.items()]

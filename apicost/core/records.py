@@ -377,9 +377,9 @@ SAMPLE_KEYS = _columns(
     ("route_id", TEXT, "", ""),
     ("consumer", TEXT, "", ""),
     ("status", TEXT, "", "HTTP status as three digits"),
-    ("rule", TEXT, "", "request-schema, response-schema, missing-required-param, ...; null: nothing found"),
-    ("detail", TEXT, "", "where in the body and which keyword, such as '/items/*/price type'; null: nothing found"),
-    ("pointer", TEXT, "", "JSON pointer of that part of the document; null: nothing found"),
+    ("rule", TEXT, "", "request-schema, response-schema, missing-required-param, ...; null: the samples themselves"),
+    ("detail", TEXT, "", "where in the body and which keyword, such as '/items/*/price type'; null as rule"),
+    ("pointer", TEXT, "", "JSON pointer of that part of the document; null as rule"),
 )
 SAMPLE = (
     *SAMPLE_KEYS,

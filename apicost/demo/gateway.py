@@ -87,10 +87,16 @@ def resources(upstreams: Upstreams, metadata: Mapping[str, Any], *, plugin: bool
 
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different loopback ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
@@ -189,7 +195,7 @@ class Gateway:
         log_level: str = "warn",
     ) -> None:
         self.prefix = prefix
-        self.http_port, self.https_port = free_port(), free_port()
+        self.http_port, self.https_port = free_ports(2)
         self.content = {**content, "plugins": list(plugins)}
         self.process: subprocess.Popen[bytes] | None = None
         self.self_signed: tuple[Path, Path]  # certificate and key, once started

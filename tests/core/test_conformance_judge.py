@@ -420,7 +420,7 @@ def sample(rule=None, samples=1, detail="/a type", **more):
 
 def test_a_fault_in_samples_stands_for_its_share_of_the_operation():
     """2 of 10 samples fail: 20 % of the bytes of all 50 calls."""
-    table = batch(records.SAMPLE, [sample(samples=8), sample("response-schema", samples=2, consumer=None)])
+    table = batch(records.SAMPLE, [sample(samples=10), sample("response-schema", samples=2, consumer=None)])
     (finding,) = judged([get("/v1/orders", calls=50)], LIST, samples=table).findings
     assert (finding.count, finding.share, finding.wire_bytes) == (2, (2, 10), 50 * 400 // 5)
     assert (finding.first_unix_ns, finding.last_unix_ns, finding.pointer) == (1, 9, "/x")
@@ -429,23 +429,24 @@ def test_a_fault_in_samples_stands_for_its_share_of_the_operation():
 
 def test_a_sample_that_fails_twice_is_one_sample():
     """Two faults of the same three samples are three of three, not three of six."""
-    table = batch(records.SAMPLE, [sample("response-schema", samples=3, detail=d) for d in ("/a type", "/b type")])
+    faults = [sample("response-schema", samples=3, detail=d) for d in ("/a type", "/b type")]
+    table = batch(records.SAMPLE, [sample(samples=3), *faults])
     found = judged([get("/v1/orders")], LIST, samples=table).findings
     assert [(f.detail, f.share) for f in found] == [("/a type", (3, 3)), ("/b type", (3, 3))]
 
 
-def test_samples_of_different_minutes_and_consumers_are_different_samples():
-    """What can't be the same sample is not counted as one."""
-    table = batch(
-        records.SAMPLE,
-        [
-            sample("response-schema", detail="/a type", consumer="anna"),
-            sample("response-schema", detail="/b type", consumer="ben"),
-            sample("response-schema", detail="/a type", minute_unix_s=NOON_S + 60),
-        ],
-    )
-    found = judged([get("/v1/orders")], LIST, samples=table).findings
-    assert [(f.detail, f.share, f.consumers) for f in found] == [("/a type", (2, 3), 1), ("/b type", (1, 3), 1)]
+def test_samples_are_counted_by_the_rows_without_a_rule():
+    """Whatever minutes and consumers the faults have; where those rows are gone, the faults alone say how many."""
+    faults = [
+        sample("response-schema", detail="/a type", consumer="anna"),
+        sample("response-schema", detail="/b type", consumer="ben"),
+        sample("response-schema", detail="/a type", minute_unix_s=NOON_S + 60),
+    ]
+    whole = batch(records.SAMPLE, [sample(samples=4), sample(minute_unix_s=NOON_S + 60), *faults])
+    found = judged([get("/v1/orders")], LIST, samples=whole).findings
+    assert [(f.detail, f.share, f.consumers) for f in found] == [("/a type", (2, 5), 1), ("/b type", (1, 5), 1)]
+    found = judged([get("/v1/orders")], LIST, samples=batch(records.SAMPLE, faults)).findings
+    assert [(f.detail, f.share) for f in found] == [("/a type", (2, 2)), ("/b type", (1, 1))]
 
 
 def test_samples_of_an_operation_that_is_gone_are_told_without_rows():

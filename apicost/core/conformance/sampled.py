@@ -3,9 +3,8 @@
 Rules of this file:
 - A finding counts samples. Its rows are all of the operation's and its `share` says which part of them is meant, so
   that bytes and cost are an estimate: what was sampled stands for what was not.
-- A sample that fails in three places left three rows. How many samples there were is found as well as it can be: in
-  each minute, node, route, consumer and status at least as many as the most frequent fault has, and those without
-  any. So a share is never too small by counting one sample twice.
+- Each sample has one row without a rule, whatever was found, and one for each place in which it fails: the rows
+  without a rule are what shares are taken of.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from apicost.core.conformance.point import name_of
 from apicost.core.conformance.traffic import Columns, Counted, Draft, Ints, Traffic, of_operation
 
 _OPERATION = ("api", "method", "path_template", "operation_id")
-_WHERE = ("minute", "node", "route_id", "consumer", "status")
 
 _FIXES = {
     "request-schema": "have the clients of {name} send what the schema asks for, or describe what they send",
@@ -33,8 +31,6 @@ _FIXES = {
 def sampled_rules(traffic: Traffic, assignment: Assignment, samples: pa.Table) -> Iterator[Draft]:
     """One draft for each operation, rule and place."""
     columns = Columns(records.check(samples, records.SAMPLE, "judge"))
-    minutes, codes = np.unique(columns.numbers("minute_unix_s"), return_inverse=True)
-    columns.add("minute", codes, minutes.tolist())
     counts = columns.numbers("samples")
     totals = _totals(columns, counts)
     groups = columns.groups(~columns.among("rule", (None,)) & (counts > 0), *_OPERATION, "rule", "detail", "pointer")
@@ -45,7 +41,7 @@ def sampled_rules(traffic: Traffic, assignment: Assignment, samples: pa.Table) -
             continue
         rows = groups.rows(number)
         count = int(counts[rows].sum())
-        total = totals[(api, method, template, operation_id)]
+        total = max(totals.get((api, method, template, operation_id), 0), count)
         consumers, _ = columns.column("consumer")
         named = np.unique(consumers[rows])
         counted = Counted(
@@ -86,20 +82,8 @@ def sampled_rules(traffic: Traffic, assignment: Assignment, samples: pa.Table) -
 
 def _totals(columns: Columns, counts: Ints) -> dict[tuple[str | None, ...], int]:
     """Samples of each operation."""
-    faults = columns.groups(np.ones(columns.size, np.bool_), *_OPERATION, *_WHERE, "rule", "detail", "pointer")
-    most: dict[tuple[object, ...], list[int]] = {}
-    end = len(_OPERATION) + len(_WHERE)
-    for values, samples in zip(faults.values, faults.sums(counts).tolist(), strict=True):
-        whole, worst = most.setdefault(values[:end], [0, 0])
-        if values[end] is None:
-            most[values[:end]][0] = whole + samples
-        else:
-            most[values[:end]][1] = max(worst, samples)
-    totals: dict[tuple[str | None, ...], int] = {}
-    for key, (whole, worst) in most.items():
-        operation = key[: len(_OPERATION)]
-        totals[operation] = totals.get(operation, 0) + whole + worst  # type: ignore[index,arg-type]
-    return totals
+    groups = columns.groups(columns.among("rule", (None,)), *_OPERATION)
+    return dict(zip(groups.values, groups.sums(counts).tolist(), strict=True))
 
 
 def _rows_by_contract(traffic: Traffic, assignment: Assignment) -> dict[int, Ints]:
