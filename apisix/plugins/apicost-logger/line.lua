@@ -9,12 +9,16 @@
 --   helper called for each, does not compile ("loop unroll limit") and costs four times as much.
 -- - The writer is one trace of its own, made at the first line: the traces of whoever calls it would else
 --   take it in, some of them in part and each with its own copy, and which do is chance in every worker.
--- - Variables are read by nginx's own FFI entry: `ngx.var.x` does not compile in lua-resty-core,
---   and APISIX's `ctx.var` gives what was cached in an earlier phase (bytes_sent = 0).
+-- - Variables are read by nginx's own `ngx_http_get_variable`, their names hashed once: `ngx.var.x` does
+--   not compile in lua-resty-core, and APISIX's `ctx.var` gives what was cached in an earlier phase
+--   (bytes_sent = 0).
+-- - Fields of the request's context are read by names that are no constants for LuaJIT: for a constant it
+--   notes where in the table it was found, and APISIX's pooled tables have it at different places.
 -- - What a client or a configuration can fill with any bytes is escaped, by caches of bounded size.
 -- - Values of headers and query parameters are looked at for their presence only.
 --
 local ffi        = require("ffi")
+local bit        = require("bit")
 local jit        = require("jit")
 local ngx        = ngx
 local pcall      = pcall
@@ -50,16 +54,19 @@ local _M = {}
 
 
 -- Own names for the C functions, so that other modules' declarations of them can't collide.
--- Lengths come back through `int32_t[2]`: its first half is the size_t on little-endian machines.
+-- `apicost_name` begins as nginx's ngx_str_t, `apicost_value` is its ngx_variable_value_t: 28 bits of
+-- length, then flags (src/core/ngx_string.h; LuaJIT compiles no bit fields).
 local have_ffi = pcall(ffi.cdef, [[
     struct apicost_time { long s; long ns; };
     int apicost_clock(int id, struct apicost_time *t) __asm__("clock_gettime");
     int apicost_gethostname(char *name, size_t size) __asm__("gethostname");
     const char *apicost_memchr(const char *s, int c, size_t n) __asm__("memchr");
     int apicost_strncasecmp(const char *a, const char *b, size_t n) __asm__("strncasecmp");
-    int apicost_var_get(void *r, const char *name, size_t name_len, char *lowcase, int capture,
-                        const char **value, int32_t *len, char **err)
-                        __asm__("ngx_http_lua_ffi_var_get");
+    struct apicost_name { size_t len; const char *data; size_t hash; char text[80]; };
+    struct apicost_value { uint32_t bits; const char *data; };
+    const struct apicost_value *apicost_variable(void *r, struct apicost_name *name, size_t hash)
+                                                 __asm__("ngx_http_get_variable");
+    size_t apicost_hash(char *low, const char *name, size_t size) __asm__("ngx_hash_strlow");
     int32_t apicost_escapes(char *dst, const char *src, size_t size, size_t kind)
                         __asm__("ngx_escape_uri");
     void *apicost_ssl(void *r, char **err) __asm__("ngx_http_lua_ffi_get_req_ssl_pointer");
@@ -324,28 +331,35 @@ end
 -- What the macros of SOURCE stand for: $COPY(variable) puts a variable, $TEXT(variable) makes it the
 -- text `key` ("" where absent), $HAS(variable) sets `has`, $MEDIA(variable) puts a media type,
 -- $SCHEME(variable) sets `auth`, $PATH(variable) puts path and query names and sets `has_query`,
--- $LAST(variable) sets `key` to its last byte.
+-- $LAST(variable) sets `key` to its last byte. In all of them $GET reads the variable. $FIELD(table.name)
+-- is a table's field.
 local BY_FFI = {
-    COPY = [[if $GET == 0 then buf:putcdata(vp[0], vl[0]) end]],
-    TEXT = [[if $GET == 0 then key = ffi_str(vp[0], vl[0]) else key = "" end]],
-    HAS = [[has = $GET == 0 and vl[0] > 0]],
-    MEDIA = [[if $GET == 0 then
-        len = vl[0]
-        p = memchr(vp[0], 59, len)
-        if p ~= nil then len = p - vp[0] end
-        key = ffi_str(vp[0], len)
+    COPY = [[v = $GET
+    if v ~= nil and band(v.bits, NOT_FOUND) == 0 then buf:putcdata(v.data, band(v.bits, LENGTH)) end]],
+    TEXT = [[v = $GET
+    if v ~= nil and band(v.bits, NOT_FOUND) == 0 then key = ffi_str(v.data, band(v.bits, LENGTH)) else key = "" end]],
+    HAS = [[v = $GET
+    has = v ~= nil and band(v.bits, NOT_FOUND) == 0 and band(v.bits, LENGTH) > 0]],
+    MEDIA = [[v = $GET
+    if v ~= nil and band(v.bits, NOT_FOUND) == 0 then
+        len = band(v.bits, LENGTH)
+        p = memchr(v.data, 59, len)
+        if p ~= nil then len = p - v.data end
+        key = ffi_str(v.data, len)
         value = media_types.now[key] or media_types.get(key)
         buf:put(value)
     end]],
-    SCHEME = [[if $GET == 0 and vl[0] > 0 then
-        p, len = vp[0], vl[0]
+    SCHEME = [[v = $GET
+    if v ~= nil and band(v.bits, NOT_FOUND) == 0 and band(v.bits, LENGTH) > 0 then
+        p, len = v.data, band(v.bits, LENGTH)
         if len > 6 and strncasecmp(p, "bearer ", 7) == 0 then auth = 2
         elseif len > 5 and strncasecmp(p, "basic ", 6) == 0 then auth = 1
         elseif len > 6 and strncasecmp(p, "digest ", 7) == 0 then auth = 3
         else auth = 4 end
     end]],
-    PATH = [[if $GET == 0 then
-        p, len = vp[0], vl[0]
+    PATH = [[v = $GET
+    if v ~= nil and band(v.bits, NOT_FOUND) == 0 then
+        p, len = v.data, band(v.bits, LENGTH)
         mark = memchr(p, 63, len)
         if mark ~= nil then
             has_query = true
@@ -373,8 +387,13 @@ local BY_FFI = {
     else
         buf:put("\t")
     end]],
-    LAST = [[if $GET == 0 and vl[0] > 0 then key = vp[0][vl[0] - 1] else key = 45 end]],
-    GET = [[var_get(r, "%s", %d, low, 0, vp, vl, err)]],
+    LAST = [[v = $GET
+    if v ~= nil and band(v.bits, NOT_FOUND) == 0 and band(v.bits, LENGTH) > 0 then
+        key = v.data[band(v.bits, LENGTH) - 1]
+    else
+        key = 45
+    end]],
+    GET = [[variable(r, variables + $AT, variables[$AT].hash)]],
 }
 local BY_VAR = {
     COPY = [[buf:put(ngx_var["$NAME"] or "")]],
@@ -398,7 +417,7 @@ local BY_VAR = {
 
 local SOURCE = [[
 return function(buf, ctx, n, now_us, base_us)
-    local r, p, len, key, value, has = get_request(), nil, 0, nil, nil, nil
+    local r, v, p, len, key, value, has = get_request(), nil, nil, 0, nil, nil, nil
     -- First, while little is alive: a trace that begins further down, where a connection is new, was too
     -- much for the register allocator, and was tried in vain at each new connection.
     $TEXT(connection)
@@ -406,10 +425,10 @@ return function(buf, ctx, n, now_us, base_us)
     local connection = connections.now[key] or connections.get(key, ngx_var)
     local auth, api_key = 0, 0
     buf:put(n, "\t", floor(now_us - base_us), "\t")
-    value = ctx.apicost_access_us
+    value = $FIELD(ctx.apicost_access_us)
     if value then buf:put(floor(now_us - value)) end
     buf:put("\t")
-    value = ctx.apicost_header_us
+    value = $FIELD(ctx.apicost_header_us)
     if value then buf:put(floor(now_us - value)) end
     buf:put("\t")
     $COPY(msec) buf:put("\t")
@@ -444,16 +463,16 @@ return function(buf, ctx, n, now_us, base_us)
         value = upstream_path(key, ngx_var.request_uri)
         buf:put(value)
     end
-    value = routes[ctx.matched_route or NO_ROUTE] or route_of(ctx)
+    value = routes[$FIELD(ctx.matched_route) or NO_ROUTE] or route_of(ctx)
     buf:put("\t", value)
-    key = ctx.consumer_name
+    key = $FIELD(ctx.consumer_name)
     if key then
         value = texts.now[key] or texts.get(key)
         buf:put(value)
     end
     buf:put("\t")
-    key = ctx.curr_req_matched
-    key = key and key._path
+    key = $FIELD(ctx.curr_req_matched)
+    key = key and $FIELD(key._path)
     if key then
         value = texts.now[key] or texts.get(key)
         buf:put(value)
@@ -463,13 +482,13 @@ return function(buf, ctx, n, now_us, base_us)
     $TEXT(upstream_addr)
     local tries = key
     -- As core.response.get_response_source does from 3.17 on, and the same by hand before.
-    value = ctx._resp_source
+    value = $FIELD(ctx._resp_source)
     if not value then
         if tries ~= "" then
             $LAST(upstream_header_time)
             value = key ~= 45 and "upstream" or "nginx"
         else
-            value = ctx._apisix_proxied and "nginx" or "apisix"
+            value = $FIELD(ctx._apisix_proxied) and "nginx" or "apisix"
         end
     end
     buf:put(value, "\t")
@@ -486,7 +505,7 @@ return function(buf, ctx, n, now_us, base_us)
         $COPY(upstream_status) buf:put("\t")
         -- ai-proxy speaks to the model by itself and tells nginx of address, status and times alone:
         -- the zeros that nginx then has for bytes are not known to be true.
-        if ctx.picked_ai_instance then
+        if $FIELD(ctx.picked_ai_instance) then
             buf:put("\t\t")
         else
             $COPY(upstream_bytes_sent) buf:put("\t")
@@ -580,7 +599,20 @@ local function percent_code(depth)
 end
 
 
-local function generate(macros, settings)
+-- Number of a text in a list, from 0; added at its end where it is new.
+local function place_of(list, text)
+    for i = 1, #list do
+        if list[i] == text then
+            return i - 1
+        end
+    end
+    list[#list + 1] = text
+    return #list - 1
+end
+
+
+-- The writer's source; fills `variables` and `fields` with the names that it reads.
+local function generate(macros, settings, variables, fields)
     local headers = {}
     for i, name in ipairs(settings.api_key_headers or {}) do
         headers[i] = str_gsub(str_lower(name), "-", "_")
@@ -594,7 +626,11 @@ local function generate(macros, settings)
     local source = str_gsub(SOURCE, "%$(API_KEY_%u+)", pieces)
     source = str_gsub(source, "%$(%u+)(%b())", function(macro, bracketed)
         local name = str_sub(bracketed, 2, -2)
-        local get = str_gsub(str_format(macros.GET, name, #name), "%%", "%%%%")
+        local of, field = str_match(name, "^(%w+)%.([%w_]+)$")
+        if of then
+            return of .. "[fields[" .. place_of(fields, field) + 1 .. "]]"
+        end
+        local get = str_gsub(macros.GET, "%$AT", place_of(variables, name))
         local code = str_gsub(macros[macro], "%$(%u+%d)", pieces)
         code = str_gsub(code, "%$NAME", name)
         return (str_gsub(code, "%$GET", get))
@@ -606,13 +642,23 @@ end
 -- The writer with everything it uses as upvalues (a chunk may have 60 of them): globals would be
 -- looked up by name each time.
 local function compile(macros, settings, env)
+    local variables, fields = {}, {}
+    local writer = generate(macros, settings, variables, fields)
+    env.fields = fields
+    if env.variable then
+        env.variables = ffi.new("struct apicost_name[?]", #variables)
+        for i, name in ipairs(variables) do
+            local at = env.variables[i - 1]
+            at.len, at.data, at.hash = #name, at.text, C.apicost_hash(at.text, name, #name)
+        end
+    end
     local names, values = {}, {}
     for name in pairs(env) do
         names[#names + 1] = name
         values[#values + 1] = "env." .. name
     end
     local source = "local env = ...\nlocal " .. table_concat(names, ", ") .. " = "
-        .. table_concat(values, ", ") .. "\n" .. generate(macros, settings)
+        .. table_concat(values, ", ") .. "\n" .. writer
     local chunk, err = loadstring(source, "=apicost-logger writer")
     if not chunk then
         error(err)
@@ -623,8 +669,8 @@ end
 
 local function request_by_ffi()
     local ok, base = pcall(require, "resty.core.base")
-    return ok and ffi.abi("le") and symbol("apicost_var_get") and symbol("apicost_escapes")
-        and base.get_request
+    return ok and ffi.abi("le") and symbol("apicost_variable") and symbol("apicost_hash")
+        and symbol("apicost_escapes") and base.get_request
 end
 
 
@@ -644,10 +690,9 @@ function _M.configure(settings)
         tls_bytes = get_request and tls_bytes or function() end, upstream_path = upstream_path,
     }
     if get_request then
-        env.var_get, env.escapes = C.apicost_var_get, C.apicost_escapes
+        env.variable, env.escapes = C.apicost_variable, C.apicost_escapes
         env.memchr, env.strncasecmp = C.apicost_memchr, C.apicost_strncasecmp
-        env.low, env.err = ffi.new("char[64]"), ffi.new("char *[1]")
-        env.vp, env.vl = ffi.new("const char *[1]"), ffi.new("int32_t[2]")
+        env.band, env.LENGTH, env.NOT_FOUND = bit.band, 0x0fffffff, 0x40000000
     end
     _M.reads = get_request and "ffi" or "ngx.var"
     local write = compile(get_request and BY_FFI or BY_VAR, settings, env)
