@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from apicost.core.naming import trie
 from apicost.core.naming.combine import CHUNK, Coded, code, combine
+from apicost.core.naming.compile import Entry, Owner, compiled, finish, matched, method_keys, rank
 from apicost.core.naming.operations import (
     AMBIGUOUS,
     ANY,
@@ -47,8 +48,8 @@ from apicost.core.naming.operations import (
     Operation,
     Place,
 )
-from apicost.core.naming.paths import fits, normal_host, query_pairs, repairs, sort_key, split_path
-from apicost.core.naming.trie import ANSWERS, SURE_PARAMETER, SURE_TAILS
+from apicost.core.naming.paths import fits, normal_host, query_pairs, repairs, split_path
+from apicost.core.naming.trie import MIXED_EDGES, NOWHERE, PARAMETER_EDGE, SURE_TAILS, by_mixed, by_tail
 
 Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
@@ -59,29 +60,10 @@ MAX_HOST_CHARS = 255  # of a domain name, RFC 1035, section 2.3.4
 MAX_ANSWERS = 1 << 16
 # Answers by the nodes that fit a path, where several do: 1 << 15 x about 300 B = 10 MiB at most.
 MAX_SETTLED = 1 << 15
+# Hosts that several patterns fit get a trie made of theirs: 1 << 15 nodes x about 500 B = 16 MiB at most. These are
+# kept as long as the index; what the bound leaves out is walked trie by trie.
+MAX_MERGED_NODES = 1 << 15
 MAX_METHOD_CHARS = 32  # longer ones, which no document has, are not remembered
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """A place, ranked: smaller is better within one class of hosts.
-
-    group: the same for templates that compare equal; tie: the same where nothing but the base, the priority
-    or the documents' order decides.
-    """
-
-    order: int
-    group: int
-    tie: int
-    operation: Operation
-    discriminators: tuple[tuple[str, str | None], ...]
-
-
-class _Owner(NamedTuple):
-    """A claim in the trie: smaller rank is better; equal ranks of different APIs have no owner."""
-
-    rank: tuple[object, ...]
-    api: str
 
 
 class _Target(NamedTuple):
@@ -93,17 +75,18 @@ class _Target(NamedTuple):
     apis: frozenset[str]
 
 
-class _View(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
     """What one host leads to in one scope: its tries, best class of hosts first; those of that class, and the rest.
 
-    start: above the root of the only trie of the best class, behind the empty text before a path's first "/": there
-    the walk by first choice starts. None where the best class has several tries.
+    start: the root of the only trie of the best class: there the walk by first choice starts. NOWHERE where the
+        best class has several tries.
     """
 
     targets: tuple[_Target, ...]
     best: tuple[_Target, ...]
     rest: tuple[_Target, ...]
-    start: trie.Node | None
+    start: trie.Node
     upstream: bool
     alone: str | None  # the API that alone has this host by name, for paths outside of every base path
 
@@ -111,7 +94,8 @@ class _View(NamedTuple):
 class _Scope:
     """The APIs that a request may belong to: all (by host), or those bound to its route or service."""
 
-    def __init__(self, apis: Sequence[Api], ranked: dict[int, _Entry], bound: bool) -> None:
+    def __init__(self, apis: Sequence[Api], ranked: dict[int, Entry], methods: dict[str, int], *, bound: bool) -> None:
+        self._methods = methods
         self.sole_api = apis[0].id if bound and len(apis) == 1 else None
         by_host: dict[tuple[HostPattern, bool], list[tuple[Place | Claim, Api]]] = {}
         for api in apis:
@@ -121,8 +105,6 @@ class _Scope:
                 for host in dict.fromkeys((*_hosts(item), ANY)) if bound else _hosts(item):
                     if bound or not api.bound or host.rank != ANY_HOST:
                         by_host.setdefault((host, upstream), []).append(found)
-        # Where some template documents HEAD, a HEAD on another path may fall through to it: no sure answer then.
-        heads = any(entry.operation.method == "HEAD" for entry in ranked.values())
         shared: dict[tuple[Hashable, ...], tuple[trie.Node, frozenset[str]]] = {}
         self._exact: dict[str, list[_Target]] = {}
         self._patterns: list[tuple[tuple[str, ...], _Target]] = []
@@ -131,7 +113,7 @@ class _Scope:
             # Hosts with the same operations share one trie, so a list of mirrors costs nothing.
             key = tuple(dict.fromkeys(_identity(item, api) for item, api in members))
             if key not in shared:
-                shared[key] = (_compile(members, ranked, heads), frozenset(api.id for _, api in members))
+                shared[key] = (compiled(members, ranked, methods), frozenset(api.id for _, api in members))
             root, names = shared[key]
             target = _Target(host.rank, root, upstream, names)
             if host.rank == EXACT_HOST:
@@ -140,7 +122,9 @@ class _Scope:
                 self._patterns.append((host.pieces, target))
             else:
                 self._any.append(target)
-        self._elsewhere = _view(self._any)
+        self._merged: dict[tuple[int, ...], trie.Node | None] = {}
+        self._nodes_left = MAX_MERGED_NODES
+        self._elsewhere = self._view(self._any)
         self.views: dict[str, _View] = {}
         self.has_upstream = any(api.path_seen == "upstream" for api in apis)
 
@@ -151,23 +135,49 @@ class _Scope:
             *self._exact.get(normal, ()),
             *(target for pieces, target in self._patterns if fits(pieces, normal)),
         ]
-        view = _view([*named, *self._any]) if named else self._elsewhere
+        view = self._view([*named, *self._any]) if named else self._elsewhere
         if len(host) <= MAX_HOST_CHARS:
             if len(self.views) >= MAX_HOSTS:
                 self.views.clear()
             self.views[host] = view
         return view
 
+    def _view(self, targets: Sequence[_Target]) -> _View:
+        ordered = sorted(targets, key=lambda target: target.rank)
+        best = tuple(target for target in ordered if target.rank == ordered[0].rank)
+        rest = tuple(ordered[len(best) :])
+        best = self._as_one(best)
+        apis = {api for target in best if target.rank < ANY_HOST for api in target.apis}
+        return _View(
+            targets=best + rest,
+            best=best,
+            rest=rest,
+            start=best[0].root if len(best) == 1 else NOWHERE,
+            upstream=len(best) == 1 and best[0].upstream,
+            alone=apis.pop() if len(apis) == 1 else None,
+        )
 
-def _view(targets: Sequence[_Target]) -> _View:
-    ordered = tuple(sorted(targets, key=lambda target: target.rank))
-    best = tuple(target for target in ordered if target.rank == ordered[0].rank)
-    rest = ordered[len(best) :]
-    apis = {api for target in best if target.rank < ANY_HOST for api in target.apis}
-    alone = apis.pop() if len(apis) == 1 else None
-    if len(best) == 1:
-        return _View(ordered, best, rest, {"": best[0].root}, best[0].upstream, alone)
-    return _View(ordered, best, rest, None, False, alone)
+    def _as_one(self, best: tuple[_Target, ...]) -> tuple[_Target, ...]:
+        """The targets of one class as one, where all are walked by the same path and the bound allows it."""
+        if len(best) < 2 or len({target.upstream for target in best}) > 1:
+            return best
+        # Another host that the same patterns fit shares the trie, so clients can't make more than the patterns allow.
+        key = tuple(id(target.root) for target in best)
+        if key not in self._merged:
+            if len(self._merged) >= MAX_HOSTS:
+                return best
+            found = trie.merged([target.root for target in best], self._nodes_left)
+            self._merged[key] = None
+            if found is not None:
+                root, made = found
+                finish(made, self._methods)
+                self._nodes_left -= len(made)
+                self._merged[key] = root
+        union = self._merged[key]
+        if union is None:
+            return best
+        apis = frozenset(api for target in best for api in target.apis)
+        return (_Target(best[0].rank, union, best[0].upstream, apis),)
 
 
 def _identity(item: Place | Claim, api: Api) -> Hashable:
@@ -177,50 +187,6 @@ def _identity(item: Place | Claim, api: Api) -> Hashable:
 
 def _hosts(item: Place | Claim) -> tuple[HostPattern, ...]:
     return item.hosts if isinstance(item, Place) else (item.host,)
-
-
-def _compile(items: Iterable[tuple[Place | Claim, Api]], ranked: dict[int, _Entry], heads: bool) -> trie.Node:
-    root: trie.Node = {}
-    for item, api in items:
-        if isinstance(item, Claim):
-            owner = _Owner((sort_key(item.base), -api.priority), api.id)
-            trie.insert(root, item.base).setdefault(trie.CLAIMS, []).append(owner)
-        else:
-            trie.insert(root, item.segments).setdefault(trie.ENTRIES, []).append(ranked[id(item)])
-    trie.mark_sure(root)
-    leaves = [node for node in trie.nodes_of(root) if trie.ENTRIES in node]
-    for node in leaves:
-        node[trie.ENTRIES] = tuple(sorted(node[trie.ENTRIES], key=lambda entry: entry.order))
-        node[trie.ANSWERS] = _sure_answers(node[trie.ENTRIES], heads)
-    return root
-
-
-def _sure_answers(entries: Sequence[_Entry], heads: bool) -> dict[str, Match]:
-    """Answers that need no look at the query: method -> match."""
-    answers = {}
-    asking = {entry.operation.method for entry in entries if entry.discriminators}
-    for method in {entry.operation.method for entry in entries} - asking:
-        fitting = [entry for entry in entries if entry.operation.method == method]
-        answers[method] = _matched(fitting[0], fitting[1:], ())
-    if "GET" in answers and not heads:
-        answers["HEAD"] = answers["GET"]
-    return answers
-
-
-def _matched(best: _Entry, others: Iterable[_Entry], flags: tuple[str, ...]) -> Match:
-    own = (best.operation.spec, best.operation.pointer, best.operation.api)
-    rivals = {
-        (e.operation.spec, e.operation.pointer, e.operation.api): e.operation for e in others if e.tie == best.tie
-    }
-    rivals.pop(own, None)
-    return Match(
-        state=MATCHED,
-        api=best.operation.api,
-        operation=best.operation,
-        path_template=best.operation.path_template,
-        flags=(*flags, AMBIGUOUS) if rivals else flags,
-        alternatives=tuple(rivals.values()),
-    )
 
 
 class Batch(NamedTuple):
@@ -235,7 +201,7 @@ class _Candidate(NamedTuple):
 
     rank: int
     order: int
-    entry: _Entry
+    entry: Entry
 
 
 class Index:
@@ -246,11 +212,12 @@ class Index:
 
     def __init__(self, apis: Sequence[Api]) -> None:
         self.apis = tuple(apis)
-        ranked = _rank(apis)
-        self._default = _Scope(apis, ranked, bound=False)
+        ranked = rank(apis)
+        self._methods = method_keys(ranked)
+        self._default = _Scope(apis, ranked, self._methods, bound=False)
         self._views = self._default.views
-        self._by_route = _bindings(apis, ranked, "route_ids")
-        self._by_service = _bindings(apis, ranked, "service_ids")
+        self._by_route = _bindings(apis, ranked, self._methods, "route_ids")
+        self._by_service = _bindings(apis, ranked, self._methods, "service_ids")
         self.has_bindings = bool(self._by_route or self._by_service)
         self.has_discriminators = any(place.discriminators for api in apis for place in api.places)
         scopes = (self._default, *self._by_route.values(), *self._by_service.values())
@@ -285,23 +252,26 @@ class Index:
             scope = self._default
             view = self._views.get(host) or scope.resolve(host)
         node = view.start
-        if node is not None:
-            raw = upstream_path if upstream_path and view.upstream else path
-            # What must be decoded or repaired takes the long way.
-            if "%" not in raw and "/." not in raw and "?" not in raw and "#" not in raw:
-                rest = iter(raw.split("/"))
+        raw = upstream_path if upstream_path and view.upstream else path
+        if "?" in raw:
+            raw = raw[: raw.index("?")]
+        # What must be decoded or repaired takes the long way.
+        if "%" not in raw and "/." not in raw and "#" not in raw:
+            rest = iter(raw.split("/"))
+            if not next(rest):
                 for segment in rest:
                     if segment in node:
                         node = node[segment]
-                    elif SURE_PARAMETER in node and segment:
-                        node = node[SURE_PARAMETER]
+                    elif PARAMETER_EDGE in node and segment:
+                        node = node[PARAMETER_EDGE]
+                    elif MIXED_EDGES in node:
+                        node = by_mixed(node, segment)
                     else:
-                        node = trie.by_tail(node, [segment, *rest]) if SURE_TAILS in node else None
+                        node = by_tail(node, [segment, *rest]) if SURE_TAILS in node else NOWHERE
                         break
-                if node is not None and ANSWERS in node:
-                    answers: dict[str, Match] = node[ANSWERS]
-                    if method in answers:
-                        return answers[method]
+                answer: Match | None = node.get(self._methods.get(method))
+                if answer is not None:
+                    return answer
         return self._search(scope, view, method, path, upstream_path, query_names)
 
     def find_batch(
@@ -334,11 +304,14 @@ class Index:
             [destination, *(column.codes for column in what.values())],
             [len(answered_alike), *(len(column.values) for column in what.values())],
         )
+        # Host by host, so that a trie is still in the CPU's caches when its next request comes.
+        by_destination = np.argsort(destination[distinct.rows], kind="stable")
         answers = np.empty(len(distinct.rows), np.int32)
         kept: list[Match] = []
         numbers: dict[int, int] = {}
         for start in range(0, len(distinct.rows), CHUNK):
-            rows = distinct.rows[start : start + CHUNK]
+            taken = by_destination[start : start + CHUNK]
+            rows = distinct.rows[taken]
             columns = {**{name: where[name].at(answered_alike[destination[rows]]) for name in where}}
             columns.update((name, column.at(rows)) for name, column in what.items())
             required = zip(columns.pop("method"), columns.pop("host"), columns.pop("path"), strict=True)
@@ -355,7 +328,7 @@ class Index:
                 if key not in numbers:
                     numbers[key] = len(kept)
                     kept.append(matches[position])
-            answers[start : start + len(rows)] = np.array([numbers[key] for key in objects.tolist()])[inverse]
+            answers[taken] = np.array([numbers[key] for key in objects.tolist()])[inverse]
         return Batch(answers[distinct.codes], tuple(kept))
 
     def _destinations(self, where: dict[str, Coded]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -428,7 +401,7 @@ class Index:
         """
         node = None if flags else _first(hits)
         if node is not None:
-            answer: Match | None = node[ANSWERS].get(method)
+            answer: Match | None = node.get(self._methods.get(method))
             if answer is not None:
                 return answer
         if len(hits) == 1:
@@ -500,7 +473,7 @@ def _first(hits: _Hits) -> trie.Node | None:
 
 def _owner(view: _View, segments: list[str] | None, behind: list[str] | None) -> str | None:
     """The API of the longest base path under the best class of hosts; None where two claim it equally."""
-    claims: list[tuple[int, int, _Owner]] = []
+    claims: list[tuple[int, int, Owner]] = []
     for target in view.targets:
         walked = behind if target.upstream else segments
         depth, owners = trie.longest_claims(target.root, walked or ())
@@ -562,7 +535,7 @@ def _choose(found: Sequence[_Candidate], method: str, flags: tuple[str, ...], ex
         if (best.rank, best.entry.group) < (chosen.rank, chosen.entry.group):
             flags = (*flags, FALLTHROUGH)
         rivals = [c.entry for c in fitting[1:] if c.rank == chosen.rank]
-        match = _matched(chosen.entry, rivals, flags)
+        match = matched(chosen.entry, rivals, flags)
         if not exact and any(value is not None for _, value in chosen.entry.discriminators):
             match = _unseen_value(match, chosen.entry, rivals)
         return match
@@ -586,7 +559,7 @@ def _choose(found: Sequence[_Candidate], method: str, flags: tuple[str, ...], ex
     return Match(state=UNDOCUMENTED_METHOD, api=operation.api, path_template=operation.path_template, flags=flags)
 
 
-def _unseen_value(match: Match, chosen: _Entry, rivals: Iterable[_Entry]) -> Match:
+def _unseen_value(match: Match, chosen: Entry, rivals: Iterable[Entry]) -> Match:
     """The answer hangs on the value of a query parameter that usage lines don't carry: say so."""
     others = tuple(e.operation for e in rivals if e.group == chosen.group and e.operation != chosen.operation)
     flags = match.flags if AMBIGUOUS in match.flags else (*match.flags, AMBIGUOUS)
@@ -600,30 +573,7 @@ def _unseen_value(match: Match, chosen: _Entry, rivals: Iterable[_Entry]) -> Mat
     )
 
 
-def _rank(apis: Sequence[Api]) -> dict[int, _Entry]:
-    """An entry for each place (by its id()), ordered by rules 2 and 4."""
-    places = [(place, api, number) for number, api in enumerate(apis) for place in api.places]
-    keys = [
-        (sort_key(place.segments), -len(place.discriminators), -place.base_segments, -api.priority, position)
-        for position, (place, api, _) in enumerate(places)
-    ]
-    ranked: dict[int, _Entry] = {}
-    groups: dict[object, int] = {}
-    ties: dict[object, int] = {}
-    for order, index in enumerate(sorted(range(len(places)), key=keys.__getitem__)):
-        place = places[index][0]
-        ranked[id(place)] = _Entry(
-            order=order,
-            # Numbered by their first entries: the same int objects, of which there are few.
-            group=groups.setdefault(keys[index][0], order),
-            tie=ties.setdefault(keys[index][:2], order),
-            operation=place.operation,
-            discriminators=place.discriminators,
-        )
-    return ranked
-
-
-def _bindings(apis: Sequence[Api], ranked: dict[int, _Entry], kind: str) -> dict[str, _Scope]:
+def _bindings(apis: Sequence[Api], ranked: dict[int, Entry], methods: dict[str, int], kind: str) -> dict[str, _Scope]:
     """A scope for each bound route or service; the same APIs share one."""
     bound: dict[str, list[Api]] = {}
     for api in apis:
@@ -634,6 +584,6 @@ def _bindings(apis: Sequence[Api], ranked: dict[int, _Entry], kind: str) -> dict
     for key, members in bound.items():
         names = tuple(api.id for api in members)
         if names not in shared:
-            shared[names] = _Scope(members, ranked, bound=True)
+            shared[names] = _Scope(members, ranked, methods, bound=True)
         scopes[key] = shared[names]
     return scopes

@@ -13,19 +13,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from apicost.core.naming.paths import LITERAL, MULTI, PARAMETER, Segment, fits
+from apicost.core.naming.paths import LITERAL, MULTI, ONE_PARAMETER, PARAMETER, Segment, fits
 
 Node = dict[Any, Any]
 
 # Integer keys of a node. Segments are str, so they can't collide.
-SURE_PARAMETER = 0  # the node behind one parameter, where nothing better than it can fit a non-literal segment
-ANSWERS = 1  # method -> finished answer, for what the walk by first choice may take without looking further
-PARAMETER_EDGE = 2  # the node behind one parameter
-MIXED_EDGES = 3  # [(pieces, node)]
-MULTI_EDGES = 4  # [MultiEdge]
-ENTRIES = 5  # the entries of the templates that end here: a list while they are put in, a tuple afterwards
-CLAIMS = 6  # [claim] of the base paths that end here
-SURE_TAILS = 7  # [(segments, literal tail, node)], longest first, behind one multi-segment parameter that is sure
+PARAMETER_EDGE = 0  # the node behind one parameter; moved to the mixed edges where there are some
+MIXED_EDGES = 1  # [(segment, node)], best first once settled
+MULTI_EDGES = 2  # [MultiEdge]
+ENTRIES = 3  # the entries of the templates that end here: a list while they are put in, a tuple afterwards
+CLAIMS = 4  # [claim] of the base paths that end here
+SURE_TAILS = 5  # [(segments, literal tail, node)], longest first, behind one multi-segment parameter that is sure
+# From here on a number stands for a method, and leads to the finished answer that the walk by first choice may
+# take without looking further. In the node itself: a dict of its own would be two more places to fetch from memory.
+FIRST_METHOD = 8
+
+NOWHERE: Node = {}  # a node without edges and answers, never put into a trie
 
 
 class MultiEdge(NamedTuple):
@@ -80,17 +83,87 @@ def nodes_of(root: Node) -> Iterable[Node]:
                 waiting.extend(edge.node for edge in value)
 
 
-def mark_sure(root: Node) -> None:
-    """Let the walk by first choice go on where only one non-literal edge leads on and nothing better can fit."""
-    for node in nodes_of(root):
+def settle(nodes: Iterable[Node]) -> None:
+    """Make nodes ready for the walk by first choice, once all templates are in them."""
+    for node in nodes:
         if MIXED_EDGES in node:
-            continue
-        if PARAMETER_EDGE in node:
-            node[SURE_PARAMETER] = node[PARAMETER_EDGE]
-        elif [(edge.prefix, edge.suffix) for edge in node.get(MULTI_EDGES, ())] == [("", "")]:
+            # Among mixed edges one parameter is one more: what stands alone at PARAMETER_EDGE has no rival.
+            if PARAMETER_EDGE in node:
+                node[MIXED_EDGES].append((ONE_PARAMETER, node.pop(PARAMETER_EDGE)))
+            node[MIXED_EDGES].sort(key=lambda edge: (edge[0].rank, -edge[0].literal_chars))
+        elif PARAMETER_EDGE not in node and [edge[:2] for edge in node.get(MULTI_EDGES, ())] == [("", "")]:
             tails = _literal_tails(node[MULTI_EDGES][0].node)
             if tails is not None:
                 node[SURE_TAILS] = tails
+
+
+def by_mixed(node: Node, text: str) -> Node:
+    """The node behind the best mixed edge of a settled node; NOWHERE where none fits or several are as good."""
+    best = NOWHERE
+    rank = chars = 0
+    for segment, child in node[MIXED_EDGES]:
+        if best is not NOWHERE and (segment.rank, segment.literal_chars) != (rank, chars):
+            break
+        pieces = segment.pieces
+        if text.endswith(pieces[-1]) and text.startswith(pieces[0]) and fits(pieces, text):
+            if best is not NOWHERE:
+                return NOWHERE
+            best, rank, chars = child, segment.rank, segment.literal_chars
+    return best
+
+
+def merged(nodes: Sequence[Node], most: int) -> tuple[Node, list[Node]] | None:
+    """Settled tries as one, with the nodes that had to be made; None where that takes more than `most`.
+
+    What only one of them has below a node is shared, not copied, so mostly few nodes next to the root are made.
+    The entries of a made node stand there as a list again.
+    """
+    made: list[Node] = []
+    waiting: list[tuple[Node, Sequence[Node]]] = []
+
+    def one(found: Sequence[Node]) -> Node:
+        if len(found) == 1:
+            return found[0]
+        node: Node = {}
+        made.append(node)
+        waiting.append((node, found))
+        return node
+
+    root = one(nodes)
+    while waiting:
+        if len(made) > most:
+            return None
+        node, sources = waiting.pop()
+        literal: dict[str, list[Node]] = {}
+        mixed: dict[Segment, list[Node]] = {}
+        multi: dict[tuple[str, str], list[Node]] = {}
+        entries: dict[int, Any] = {}
+        claims: list[Any] = []
+        for source in sources:
+            for key, value in source.items():
+                if isinstance(key, str):
+                    literal.setdefault(key, []).append(value)
+            if PARAMETER_EDGE in source:
+                mixed.setdefault(ONE_PARAMETER, []).append(source[PARAMETER_EDGE])
+            for segment, child in source.get(MIXED_EDGES, ()):
+                mixed.setdefault(segment, []).append(child)
+            for edge in source.get(MULTI_EDGES, ()):
+                multi.setdefault((edge.prefix, edge.suffix), []).append(edge.node)
+            entries.update((id(entry), entry) for entry in source.get(ENTRIES, ()))
+            claims.extend(source.get(CLAIMS, ()))
+        node.update((text, one(found)) for text, found in literal.items())
+        if list(mixed) == [ONE_PARAMETER]:
+            node[PARAMETER_EDGE] = one(mixed[ONE_PARAMETER])
+        elif mixed:
+            node[MIXED_EDGES] = [(segment, one(found)) for segment, found in mixed.items()]
+        if multi:
+            node[MULTI_EDGES] = [MultiEdge(*ends, one(found)) for ends, found in multi.items()]
+        if entries:
+            node[ENTRIES] = list(entries.values())
+        if claims:
+            node[CLAIMS] = claims
+    settle(made)
+    return root, made
 
 
 def _literal_tails(node: Node) -> list[tuple[int, list[str], Node]] | None:
@@ -110,14 +183,15 @@ def _literal_tails(node: Node) -> list[tuple[int, list[str], Node]] | None:
     return sorted(tails, key=lambda found: -found[0])
 
 
-def by_tail(node: Node, rest: list[str]) -> Node | None:
-    """The node of the best template behind a node's sure multi-segment parameter, for the segments left."""
+def by_tail(node: Node, rest: list[str]) -> Node:
+    """The node of the best template behind a node's sure multi-segment parameter, for the segments left;
+    NOWHERE where none fits."""
     for size, tail, end in node[SURE_TAILS]:
         left = len(rest) - size
         if left > 0 and rest[left:] == tail and (left > 1 or rest[0]):
             found: Node = end
             return found
-    return None
+    return NOWHERE
 
 
 def collect(root: Node, segments: Sequence[str]) -> list[Node]:
