@@ -75,6 +75,12 @@ def test_a_head_that_is_not_drafted_answers_for_its_get():
     assert list(paths(found)["GET /x"]["responses"]) == ["200", "404"]
 
 
+def test_bodies_of_requests_that_found_nothing_are_bodies_all_the_same():
+    """The draft would be held against them as well."""
+    found = drafted([get("/v1/x/17"), get("/v1/x/18", status=404, request_content_type="text/plain")])
+    assert paths(found)["GET /x/{xId}"]["requestBody"] == {"content": {"text/plain": {}}}
+
+
 def test_noise_is_no_operation():
     """404, the gateway's own answers, "not found" pages and what is too seldom called; said where it was left out."""
     pages = [get(f"/v1/p-{n}x", method="GET", response_content_type="text/html") for n in "abcdefghij"]

@@ -307,7 +307,7 @@ class _Writer:
         parameters = [*self._path_parameters(one, key, whole), *self._query(one.rows)]
         if parameters:
             operation["parameters"] = parameters
-        bodies = self._by_type(one.rows, "request_content_type")
+        bodies = self._by_type(answered, "request_content_type")
         if bodies:
             operation["requestBody"] = {"content": {name: {} for name in bodies}}
         operation["responses"] = self._responses(answered, method)
