@@ -120,3 +120,15 @@ def test_what_is_remembered_of_hosts_is_bounded():
         matcher.find("GET", f"h{number}.example", "/a")
         matcher.find("GET", "x" * 300 + str(number), "/a")
     assert len(matcher._default.views) <= 4096
+
+
+def test_bases_under_two_host_patterns_that_both_fit_are_compared_by_length():
+    """/v1/admin/x is the longer base's, whichever pattern names the host; an equal base of both is nobody's."""
+    matcher = index(
+        api("shop", ["GET /orders"], hosts=["*.example"], base="/v1"),
+        api("admin", ["GET /users"], hosts=["shop.*"], base="/v1/admin"),
+        api("other", ["GET /users"], hosts=["shop.*"], base="/v1"),
+    )
+    assert owner(matcher, "/v1/admin/x") == ("undocumented-path", "admin")
+    assert owner(matcher, "/v1/x") == ("undocumented-path", None)
+    assert owner(matcher, "/v1/x", host="mail.example") == ("undocumented-path", "shop")

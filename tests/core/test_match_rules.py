@@ -308,3 +308,57 @@ def test_a_loose_match_may_lack_the_method():
 def test_what_is_no_path_is_undocumented(path):
     """A request target without a leading slash ("OPTIONS *", RFC 9112, section 3.2.4)."""
     assert found(index("GET /orders", "GET /{x}"), "GET", path) == "undocumented-path"
+
+
+# Hosts that several patterns of one class fit: their tries are walked as one
+
+
+TWO_PATTERNS = (
+    api("front", ["GET /a/{id}", "GET /a/{id}.json", "POST /a/{id}", "GET /f/{+rest}", "GET /on"], hosts=["*.example"]),
+    api("back", ["GET /a/{key}", "GET /a/list", "DELETE /a/{key}", "GET /f/{one}", "PUT /b"], hosts=["shop.*"]),
+)  # fmt: skip
+ACROSS = [
+    ("GET", "/a/7", "GET /a/{id}", ("ambiguous-operation",)),
+    ("GET", "/a/list", "GET /a/list", ()),
+    ("GET", "/a/7.json", "GET /a/{id}.json", ()),
+    ("POST", "/a/7", "POST /a/{id}", ()),
+    ("POST", "/a/list", "POST /a/{id}", ("method-fallthrough",)),
+    ("DELETE", "/a/7", "DELETE /a/{key}", ()),
+    ("DELETE", "/a/7.json", "DELETE /a/{key}", ("method-fallthrough",)),
+    ("GET", "/f/7", "GET /f/{one}", ()),
+    ("GET", "/f/7/8", "GET /f/{+rest}", ()),
+    ("GET", "/on", "GET /on", ()),
+    ("PUT", "/b", "PUT /b", ()),
+]
+
+
+@pytest.mark.parametrize("nodes", [1 << 15, 0])
+def test_templates_under_host_patterns_that_both_fit_compare_with_each_other(monkeypatch, nodes):
+    """The answers do not depend on whether the bound of made nodes lets the tries become one."""
+    monkeypatch.setattr("apicost.core.naming.index.MAX_MERGED_NODES", nodes)
+    matcher = index(*TWO_PATTERNS)
+    for method, path, operation, flags in ACROSS:
+        match = matcher.find(method, "shop.example", path)
+        assert (match.operation.operation_id, match.flags) == (operation, flags), (method, path)
+
+
+def test_the_same_operation_under_two_patterns_that_both_fit_is_no_tie():
+    """It is one place, found twice."""
+    both = api("one", ["GET /a"], hosts=["*.example", "shop.*"])
+    more = api("two", ["GET /b"], hosts=["*.example"])
+    match = index(both, more).find("GET", "shop.example", "/a")
+    assert (match.operation.operation_id, match.flags) == ("GET /a", ())
+
+
+@pytest.mark.parametrize("path", ["/a/7?x=1", "/a/7?x=/../y", "/a/7?q=%2F#c"])
+def test_a_query_does_not_lead_to_another_template(path):
+    """Whatever stands in it."""
+    matcher = index("GET /a/{id}", "GET /a/{id}/y", "GET /{x}/y", "GET /y")
+    assert found(matcher, "GET", path) == "GET /a/{id}"
+
+
+def test_mixed_segments_of_equal_literal_text_are_compared_by_what_follows():
+    """{p}b and a{p} are equal up to there; the literal behind decides, the order of documents only a tie."""
+    matcher = index("GET /{p}b/{q}", "GET /a{p}/go")
+    assert found(matcher, "GET", "/acb/go") == "GET /a{p}/go"
+    assert found(matcher, "GET", "/acb/other") == "GET /{p}b/{q}"
