@@ -127,7 +127,7 @@ def of_month(ledger: Ledger, settings: Config, statement: Statement, api: str | 
 def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
     """The findings of recorded traffic: thresholds against noise are 1, nothing has a cost. Raises InputError."""
     known = sources.settings
-    headers = sorted({*known.api_key_headers, *_key_headers(sources.apis)})
+    headers = sorted({*known.api_key_headers, *key_headers(sources.apis)})
     found = recorded.load(path, api_key_headers=headers)
     # An archive shows every header, so that a key in any of them can be told.
     present, notes = promised(sources.apis, headers if found.messages else known.api_key_headers, known.api_key_query)
@@ -204,7 +204,7 @@ def promised(
     return found, [str(problem) for problem in (*catalog.problems, *problems)]
 
 
-def _key_headers(apis: Sequence[ApiSource]) -> set[str]:
+def key_headers(apis: Sequence[ApiSource]) -> set[str]:
     """The headers that documents want API keys in, lower case."""
     schemes = (scheme for read in contracts.read_documents(apis) for scheme in read.promises.schemes.values())
     return {s.key.lower() for s in schemes if s.type == "apiKey" and s.place == "header"}

@@ -116,7 +116,8 @@ def _drafted(
     """The draft, and how many requests were looked at."""
     settings = sources.settings.rules()
     if options.source:
-        found = recorded.load(options.source)
+        headers = {*sources.settings.api_key_headers, *gathering.key_headers(sources.apis)}
+        found = recorded.load(options.source, api_key_headers=sorted(headers))
         for note in found.notes:
             print(f"apicost: {note}", file=sys.stderr)
         knowledge = run.load_knowledge(sources.apis, None)

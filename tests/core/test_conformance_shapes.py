@@ -44,6 +44,12 @@ def test_what_a_document_can_speak_about_is_told_apart(name, values):
     assert len(shaped(*rows)) == 2 and usage(*rows).num_rows == 1
 
 
+def test_the_case_of_a_media_type_tells_nothing_apart():
+    """RFC 9110: media types are compared without case."""
+    rows = [exchange(response_content_type=text) for text in ("application/json", "Application/JSON")]
+    assert one(*rows)["response_content_type"] == "application/json"
+
+
 def test_a_shape_says_when_how_large_and_from_whom():
     """First and last end, smallest and largest response, one bit for each client; and all sums of usage."""
     rows = [
