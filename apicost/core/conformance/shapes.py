@@ -184,7 +184,7 @@ def _names(text: str) -> str:
 
 
 def _media_type(text: str) -> str:
-    return printable(text).lower()[:LONGEST_TYPE]  # RFC 9110, section 8.3.1: case says nothing
+    return printable(text.lower())[:LONGEST_TYPE]  # RFC 9110, section 8.3.1: case says nothing
 
 
 def _status(status: Ints) -> Codes:
