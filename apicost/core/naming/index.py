@@ -162,11 +162,12 @@ class _Scope:
         if len(best) < 2 or len({target.upstream for target in best}) > 1:
             return best
         # Another host that the same patterns fit shares the trie, so clients can't make more than the patterns allow.
-        key = tuple(id(target.root) for target in best)
+        roots = {id(target.root): target.root for target in best}
+        key = tuple(roots)
         if key not in self._merged:
             if len(self._merged) >= MAX_HOSTS:
                 return best
-            found = trie.merged([target.root for target in best], self._nodes_left)
+            found = trie.merged(list(roots.values()), self._nodes_left)
             self._merged[key] = None
             if found is not None:
                 root, made = found
