@@ -29,6 +29,7 @@ from apicost.catalog.extract import CHILD_BYTES, CHILD_SECONDS, IN_PROCESS_BYTES
 from apicost.catalog.faults import Found, Read, faults_of
 from apicost.catalog.openapi import ApiSource, places_of
 from apicost.catalog.promises import Promise, Promises, SchemeText, promises
+from apicost.catalog.servers import configured_base
 from apicost.core.conformance.contract import (
     AUTHORIZATION,
     QUERY,
@@ -84,6 +85,7 @@ def load_contracts(
         operations=operations,
         faults=tuple(fault for fault in faults_of(read) if fault.rule in RULES),
         documents={api.id: tuple(str(file) for file in api.documents) for api in apis},
+        prefixes={api.id: prefix for api in apis if (prefix := configured_base(api.strip_prefix)[0])},
     )
     return contracts, tuple(problem for document in read for problem in document.promises.problems)
 

@@ -77,6 +77,13 @@ def test_any_document_gives_a_contract_for_every_operation(tmp_path, document):
         assert {key: one.operation_id for key, one in found.operations.items()} == named([source])
 
 
+def test_a_stripped_prefix_stands_beside_the_templates():
+    """Names are the matcher's, without it; clients' paths have it, whatever slashes the configuration writes."""
+    for prefix, text in (("/gw", "/gw/v1/orders"), ("gw/", "/gw/v1/orders"), ("/", "/v1/orders"), ("", "/v1/orders")):
+        found, _ = load_contracts([Source(id="shop", documents=(SPECS / "shop.yaml",), strip_prefix=prefix)])
+        assert found.client_template(found.operations["shop", "GET", "/v1/orders"]) == text
+
+
 def test_each_base_path_has_a_contract_with_its_own_hosts(promised):
     """Servers with different base paths; a host pattern is written with "*", any host is ()."""
     found, _ = promised("""\

@@ -170,6 +170,46 @@ def test_an_undocumented_method_is_told_by_its_template():
     assert (finding.rule, finding.path_template) == ("undocumented-method", "/shop/v1/orders/{orderId}")
 
 
+def test_a_stripped_prefix_is_part_of_clients_paths_and_of_no_template():
+    """Shapes keep the path with the prefix: documented by now, gone, renamed, another method, host and name alike."""
+    change = contract("PUT /carts/{cart}")
+    behind = {"prefixes": {"shop": "/gw"}}
+
+    def told(requests, *operations, known=(LIST,), **more):
+        found = judged(requests, *operations, apis=[api_of(*known, prefix="/gw")], **behind, **more)
+        return [(f.rule, f.path_template) for f in found.findings]
+
+    # Documented by now, under the path that clients use and no other.
+    assert told([get("/gw/v1/orders/8", status=418)], LIST, ONE) == [("undocumented-status", "/v1/orders/{id}")]
+    assert told([get("/v1/orders/8", host="x.y", calls=3)], LIST, ONE) == [("shadow-endpoint", "/v1/orders/{orderId}")]
+    # Gone: for the matcher of the time, too; and on a host that nobody names.
+    removed = [("removed-operation-in-use", "/v1/orders/{id}")]
+    assert told([get("/gw/v1/orders/8")], LIST, former=(FORMER,)) == removed
+    assert told([get("/gw/v1/orders/8")], LIST, known=(LIST, ONE), former=(FORMER,)) == removed
+    assert told([get("/gw/v1/orders/8", host="x.y")], LIST, former=(FORMER,)) == removed
+    # Renamed: old rows have the old template, without the prefix.
+    renamed = contract("GET /orders/{orderId}")
+    late = [get("/gw/v1/orders/8", status=418)]
+    assert told(late, renamed, known=(ONE,)) == [("undocumented-status", "/v1/orders/{orderId}")]
+    # Another method of a documented path, and a name that the documents give.
+    assert told([get("/gw/v1/carts/8")], change, known=(change,)) == [("undocumented-method", "/gw/v1/carts/{cart}")]
+    assert told([get("/gw/v1/carts/8/x", calls=3)], change, known=(change,)) == [
+        ("shadow-endpoint", "/gw/v1/carts/{cart}/x")
+    ]
+    # Another host.
+    assert told([get("/gw/v1/orders", host="x.y")], LIST) == [("server-mismatch", "/v1/orders")]
+
+
+def test_equal_templates_behind_different_prefixes_are_different_requests():
+    """No request fits both: the one that was never called is an orphan, and neither is held against the other."""
+    one, two = contract("GET /a"), contract("GET /a", api="other", responses=("404",))
+    apis = [api_of(one, two, prefix="/gw"), api_of(one, two, id="other", prefix="/other")]
+    requests, prefixes = [get("/gw/v1/a", status=404)], {"shop": "/gw", "other": "/other"}
+    found = judged(requests, one, two, apis=apis, prefixes=prefixes, window_days=30)
+    assert ("undocumented-status", "shop") in {(f.rule, f.api) for f in found.findings}
+    assert ("orphan-operation", "other") in {(f.rule, f.api) for f in found.findings}
+
+
 def test_shadows_are_grouped_by_template_of_the_api_or_of_the_host():
     """Ids fold; an API's hosts are one place; hosts that nobody names are each their own."""
     requests = [get(f"/v1/debug/{n}") for n in range(3)]

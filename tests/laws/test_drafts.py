@@ -15,6 +15,7 @@ from apicost.catalog.openapi import Source, load_apis
 from apicost.core.conformance.draft import METHODS as METHODS_31
 from apicost.core.conformance.draft import draft
 from apicost.core.conformance.finding import Settings
+from apicost.core.conformance.fold import fold
 from apicost.core.conformance.judge import judge
 from apicost.core.conformance.shapes import shapes
 from apicost.core.conformance.undocumented import in_light_of
@@ -87,10 +88,10 @@ def traffic(draw):
     return [one | {"path": paths[one["path"] % len(paths)]} for one in draw(st.lists(REQUESTS, min_size=1, max_size=9))]
 
 
-def shop(folder, *more):
+def shop(folder, *more, prefix=""):
     file = Path(folder) / "shop.yaml"
     file.write_text(SHOP)
-    return Source(id="shop", documents=(file, *more))
+    return Source(id="shop", documents=(file, *more), strip_prefix=prefix)
 
 
 def shape(requests, source):
@@ -116,17 +117,20 @@ def written(folder, found, name="draft"):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(traffic())
-def test_a_draft_is_valid_and_ends_what_it_was_made_of(requests):
+@given(traffic(), st.sampled_from(["", "/gw"]))
+def test_a_draft_is_valid_and_ends_what_it_was_made_of(requests, prefix):
     """Whatever clients send: the draft is a valid document, holds no more than came, and beside the API's documents
-    leaves no undocumented endpoint, method, status or media type of it."""
+    leaves no undocumented endpoint, method, status or media type of it; behind a prefix that is stripped, too."""
+    requests = [one | {"path": prefix + one["path"]} if one["path"][0] == "/" else one for one in requests]
+    # With enough ".." a path is outside of the prefix, where no document can speak of it.
+    requests = [one for one in requests if one["path"][0] != "/" or fold(one["path"]).startswith(f"{prefix}/")]
     with tempfile.TemporaryDirectory() as folder:
-        source = shop(folder)
+        source = shop(folder, prefix=prefix)
         table = shape(requests, source)
         found = drafted(table, source)
         assert faults(found.document) == []
         assert faults(json.loads(json.dumps(found.document))) == []
-        together = shop(folder, written(folder, found))
+        together = shop(folder, written(folder, found), prefix=prefix)
         catalog = load_apis([together])
         assert [problem for problem in catalog.problems if "draft.yaml" in problem.place] == []
         held, problems = load_contracts([together])

@@ -7,6 +7,8 @@ Rules of this file:
 - A host that no document names and a path that one documents are a documented operation in another place.
 - Where the matcher says that several operations fit as well, a request is held only against what all of them forbid.
 - "Absent" means absent from the documents of all APIs for that host, not of the matched API alone.
+- Paths are clients', templates of the matcher's are without the prefix that the gateway strips: both are compared with
+  that prefix, and shown as they are.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Place(NamedTuple):
         `template` whose method no document has; PATH: no document has the path; COVERED: another API's documents
         have it, so nothing is wrong with it; NOTHING: not to be judged (preflights, bytes).
     contract, former: which one, as a position; -1 none.
+    template: as clients' paths have it.
     """
 
     kind: int
@@ -56,10 +59,6 @@ def names_host(contract: Contract, host: str | None) -> bool:
         return True
     normal = normal_host(host)
     return any(fits(tuple(server.split("*")), normal) for server in contract.servers)
-
-
-def _pattern(contract: Contract) -> tuple[object, ...]:
-    return contract.method, parse_template(contract.path_template).segments
 
 
 def _share_a_host(one: Contract, other: Contract) -> bool:
@@ -79,6 +78,8 @@ class Assignment:
 
     def __init__(self, traffic: Traffic, contracts: Contracts) -> None:
         self._traffic = traffic
+        self._written = contracts.client_template
+        self._prefixes = contracts.prefixes
         self.documented = tuple(contracts.operations.values())
         self.contracts = list(self.documented)
         self.formers = list(contracts.former)
@@ -144,20 +145,23 @@ class Assignment:
             return
         alike: dict[tuple[object, ...], list[Contract]] = {}
         for one in self.documented:
-            alike.setdefault(_pattern(one), []).append(one)
+            alike.setdefault(self._pattern(one), []).append(one)
         for number in numbers.tolist():
             one = self.documented[number]
-            twins = tuple(t for t in alike[_pattern(one)] if t is not one and _share_a_host(one, t))
+            twins = tuple(t for t in alike[self._pattern(one)] if t is not one and _share_a_host(one, t))
             self.contracts[number] = lenient = reduce(merged, twins, one)
             self.twins[id(lenient)] = twins
 
+    def _pattern(self, contract: Contract) -> tuple[object, ...]:
+        return contract.method, parse_template(self._written(contract)).segments
+
     @cached_property
     def _present(self) -> Templates[Contract]:
-        return Templates(self.documented)
+        return Templates(self.documented, self._written)
 
     @cached_property
     def _past(self) -> Templates[Former]:
-        return Templates(self.formers)
+        return Templates(self.formers, self._written)
 
     def _documented(self, api: str | None, method: str | None, template: str | None) -> Place:
         """Of a request that the matcher found an operation for."""
@@ -168,10 +172,11 @@ class Assignment:
             if number is not None:
                 return Place(OPERATION, contract=number)
         # The operation is called otherwise now: a parameter has another name. Or it is gone.
-        found = self._fitting(template, method, lambda contract: contract.api == api)
+        whole = self._prefixes.get(api, "") + template
+        found = self._fitting(whole, method, lambda contract: contract.api == api)
         if found:
             return Place(OPERATION, contract=self._place_of[id(found[0].operation)])
-        former = self._fitting_former(template, method, api)
+        former = self._fitting_former(whole, method, api)
         return Place(FORMER, former=former) if former >= 0 else Place(NOTHING)
 
     def _undocumented(
@@ -208,11 +213,12 @@ class Assignment:
             return Place(FORMER, former=former)
         if state != UNDOCUMENTED_METHOD:
             return Place(PATH)
-        near = self._present.fitting(template or path, lambda contract: contract.api == api)
+        whole = None if template is None else self._prefixes.get(api or "", "") + template
+        near = self._present.fitting(whole or path, lambda contract: contract.api == api)
         if near:
             best = near[0].operation
-            return Place(METHOD, template=best.path_template, nearest=self._place_of[id(best)])
-        return Place(METHOD, template=template)
+            return Place(METHOD, template=self._written(best), nearest=self._place_of[id(best)])
+        return Place(METHOD, template=whole)
 
     def _fitting(self, path: str, method: str, wanted: Callable[[Contract], bool]) -> list[Fit[Contract]]:
         for one in _methods(method):

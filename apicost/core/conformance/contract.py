@@ -120,7 +120,9 @@ class DocumentFault:
 class Contracts:
     """All operations of all APIs with what was said of them.
 
-    operations: (api, method, path_template) -> contract. titles: API id -> title.
+    operations: (api, method, path_template) -> contract.
+    prefixes: API id -> what the gateway strips from a client's path before a template is compared with it ("/gw");
+        APIs without are left out.
     """
 
     operations: Mapping[tuple[str, str, str], Contract] = field(default_factory=dict)
@@ -128,3 +130,8 @@ class Contracts:
     faults: tuple[DocumentFault, ...] = ()
     documents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # API id -> its files
     unreadable: tuple[str, ...] = ()  # of those files: nobody knows what they promise
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+
+    def client_template(self, operation: Contract | Former) -> str:
+        """The operation's template as clients' paths have it: behind the prefix that the gateway strips today."""
+        return self.prefixes.get(operation.api, "") + operation.path_template

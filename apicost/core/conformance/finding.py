@@ -87,7 +87,8 @@ class Settings:
 class Finding:
     """One deviation, over the whole window.
 
-    path_template: of the operation, or inferred ("{id}") for undocumented traffic; with base path.
+    path_template: of the operation, or inferred ("{id}") for undocumented traffic; with base path. That of an
+        undocumented path or method has the prefix, too, that the gateway strips.
     detail: what makes this finding this one, in words that do not change with counts (part of the fingerprint).
     count: requests. first_unix_ns, last_unix_ns: of those; 0 where there was none (orphans).
     consumers: distinct named consumers. clients: estimate of distinct client addresses.

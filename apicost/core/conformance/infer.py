@@ -81,7 +81,7 @@ class _Node:
 class Inference:
     """Infers templates in the light of what is documented; callable as the judge wants it.
 
-    documented: templates of the documents, base paths included.
+    documented: templates of the documents as clients' paths have them: with base path and stripped prefix.
     """
 
     def __init__(self, documented: Iterable[str] = ()) -> None:

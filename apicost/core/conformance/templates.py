@@ -40,14 +40,18 @@ class Fit(NamedTuple, Generic[_T]):
     said: bool
 
 
-class Templates(Generic[_T]):
-    """Operations by template."""
+def _own(operation: Templated) -> str:
+    return operation.path_template
 
-    def __init__(self, operations: Iterable[_T]) -> None:
+
+class Templates(Generic[_T]):
+    """Operations by template. written: the template of an operation as the paths have it that are looked up."""
+
+    def __init__(self, operations: Iterable[_T], written: Callable[[_T], str] = _own) -> None:
         self._root: trie.Node = {}
         folded: dict[Segment, Segment] = {}  # documents use the same words again and again
         for operation in operations:
-            segments = parse_template(operation.path_template).segments
+            segments = parse_template(written(operation)).segments
             said = any(s.rank in (LITERAL, MIXED) and any(s.pieces) for s in segments)
             for segment in segments:
                 if segment not in folded:

@@ -15,7 +15,7 @@ import numpy as np
 
 from apicost.core.conformance import noise
 from apicost.core.conformance.assign import Assignment
-from apicost.core.conformance.contract import Contract, Contracts
+from apicost.core.conformance.contract import Contract, Contracts, Former
 from apicost.core.conformance.finding import Settings
 from apicost.core.conformance.infer import Inference
 from apicost.core.conformance.traffic import Draft, Ints, Mask, Traffic, estimated_clients
@@ -36,7 +36,10 @@ class Sieve(NamedTuple):
 
 
 class Unknown(NamedTuple):
-    """Requests of one method and inferred template. api None: of `host`; nearest: a contract of the same path."""
+    """Requests of one method and template, as clients' paths have it: a prefix that the gateway strips is part of it.
+
+    api None: of `host`. nearest: a contract of the same path.
+    """
 
     api: str | None
     host: str | None
@@ -48,8 +51,8 @@ class Unknown(NamedTuple):
 
 def in_light_of(contracts: Contracts) -> Inference:
     """The inference for traffic that these documents do not describe: operations gone lend their names, too."""
-    documented = (operation.path_template for operation in contracts.operations.values())
-    return Inference((*documented, *(former.path_template for former in contracts.former)))
+    operations: tuple[Contract | Former, ...] = (*contracts.operations.values(), *contracts.former)
+    return Inference(contracts.client_template(operation) for operation in operations)
 
 
 def undocumented_rules(

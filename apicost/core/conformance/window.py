@@ -89,18 +89,18 @@ def window_rules(
     yield from _sizes(traffic, assignment.held & traffic.upstream, settings)
     yield from _faults(traffic, contracts)
     if window_days >= settings.orphan_days:
-        yield from _orphans(seen, window_days)
+        yield from _orphans(seen, contracts, window_days)
         yield from _never_seen(seen, settings, window_days)
 
 
-def _orphans(seen: Seen, window_days: float) -> Iterator[Draft]:
+def _orphans(seen: Seen, contracts: Contracts, window_days: float) -> Iterator[Draft]:
     unseen = [contract for key, contract in seen.operations.items() if not seen.calls[key]]
     if not unseen:
         return
     # Requests that two operations fit equally count for the first: the other may well have been meant.
-    called = {_same_requests(contract) for key, contract in seen.operations.items() if seen.calls[key]}
+    called = {_requests(contract, contracts) for key, contract in seen.operations.items() if seen.calls[key]}
     for contract in unseen:
-        if _same_requests(contract) not in called:
+        if _requests(contract, contracts) not in called:
             fix = (
                 f"take {name_of(contract)} out of {contract.spec} if nobody needs it, or mark it deprecated first; it "
                 f"was not called in {window_days:g} days"
@@ -108,8 +108,10 @@ def _orphans(seen: Seen, window_days: float) -> Iterator[Draft]:
             yield of_operation("orphan-operation", contract, fix=fix)
 
 
-def _same_requests(contract: Contract) -> tuple[object, ...]:
-    return contract.method, parse_template(contract.path_template).segments, frozenset(contract.servers)
+def _requests(contract: Contract, contracts: Contracts) -> tuple[object, ...]:
+    """What two operations have in common that the same requests fit."""
+    segments = parse_template(contracts.client_template(contract)).segments
+    return contract.method, segments, frozenset(contract.servers)
 
 
 def _never_seen(seen: Seen, settings: Settings, window_days: float) -> Iterator[Draft]:
