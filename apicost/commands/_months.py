@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from apicost import config
+from apicost import config, durable
 from apicost.catalog import prices
 from apicost.core.rating import days, period, rate
 from apicost.core.rating.days import keys_needed
@@ -132,6 +132,21 @@ def say(text: str) -> None:
     """Progress for a person at a terminal; silent otherwise."""
     if sys.stderr.isatty():
         print(f"apicost: {text}", file=sys.stderr)
+
+
+def write_text(text: str, path: Path | None, effect: str) -> None:
+    """Write to a file, or to standard output where none is named. effect: what it means that it can't be written.
+
+    Raises InputError.
+    """
+    if path is None:
+        sys.stdout.write(text)
+        return
+    try:
+        durable.write_bytes(path, text.encode("utf-8", errors="replace"))
+    except OSError as failure:
+        fix = "name a file in a folder that can be written"
+        raise error(str(path), f"can't be written: {failure.strerror}", effect, fix) from None
 
 
 def no_data(month: str, folder: Path) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from apicost import durable, run
+from apicost import run
 from apicost.catalog import draft_target
 from apicost.commands import _conformance as gathering
 from apicost.commands import _months, _windows
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     if not requests:
         print("apicost: there is no traffic of that API or host in the window", file=sys.stderr)
         return 3
-    _write(_rendered(found.document, _format(options)), options.output)
+    _months.write_text(_rendered(found.document, _format(options)), options.output, "the draft is not kept")
     where = f" to {options.output}" if options.output else ""
     print(
         f"apicost: {found.operations} operations drafted{where}, of {found.calls:,} calls among {requests:,} requests",
@@ -162,14 +162,3 @@ def _rendered(document: dict[str, Any], form: str) -> str:
     if form == "json":
         return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _write(text: str, path: Path | None) -> None:
-    if path is None:
-        sys.stdout.write(text)
-        return
-    try:
-        durable.write_bytes(path, text.encode("utf-8", errors="replace"))
-    except OSError as failure:
-        raise _months.error(str(path), f"can't be written: {failure.strerror}", "the draft is not kept",
-                            "name a file in a folder that can be written") from None  # fmt: skip

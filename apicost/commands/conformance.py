@@ -8,7 +8,6 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apicost import durable
 from apicost.commands import _conformance as gathering
 from apicost.commands import _months, _windows
 from apicost.core.conformance.finding import SEVERITIES
@@ -51,7 +50,8 @@ def main(argv: list[str]) -> int:
         outcome = gathering.with_drift(outcome, sources, *earlier, options.api)
     if options.write_baseline:
         accepted_files.write(options.write_baseline, outcome)
-    _write(formats.render(outcome, options.format, new_only=options.new_only, fail_on=options.fail_on), options.output)
+    text = formats.render(outcome, options.format, new_only=options.new_only, fail_on=options.fail_on)
+    _months.write_text(text, options.output, "the findings are not kept")
     if options.format != "table" or options.output:
         print(summary(outcome), file=sys.stderr)
         for note in outcome.notes:
@@ -104,14 +104,3 @@ def _too_little(outcome: Outcome, least: int) -> bool:
         f"(--min-requests {least})", file=sys.stderr,
     )  # fmt: skip
     return True
-
-
-def _write(text: str, path: Path | None) -> None:
-    if path is None:
-        sys.stdout.write(text)
-        return
-    try:
-        durable.write_bytes(path, text.encode("utf-8", errors="replace"))
-    except OSError as failure:
-        raise _months.error(str(path), f"can't be written: {failure.strerror}", "the findings are not kept",
-                            "name a file in a folder that can be written") from None  # fmt: skip
