@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from apicost import config, run
+from apicost import config, run, scratch
 from apicost.catalog import contracts, documents, openapi
 from apicost.catalog.given import sources_of
 from apicost.catalog.openapi import ApiSource
@@ -87,7 +88,7 @@ def of_ledger(
     present = dataclasses.replace(present, former=ledger.former(present.operations, unreadable=present.unreadable))
     seen, months = traffic_of(ledger, book, start_unix_s, end_unix_s, {} if api is None else {"api": api})
     days = observed_days(ledger, start_unix_s, end_unix_s)
-    samples = _samples(ledger.samples(start_unix_s, end_unix_s), api)
+    samples = _of_one(ledger.samples(start_unix_s, end_unix_s), api)
     judgement = _of_api(judge(seen, present, sources.settings.rules(), window_days=days, samples=samples), api)
     if statements is None:
         statements = statements_of(ledger, sources, months) if judgement.findings else []
@@ -127,17 +128,17 @@ def of_month(ledger: Ledger, settings: Config, statement: Statement, api: str | 
 def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
     """The findings of recorded traffic: thresholds against noise are 1, nothing has a cost. Raises InputError."""
     known = sources.settings
-    headers = sorted({*known.api_key_headers, *key_headers(sources.apis)})
-    found = recorded.load(path, api_key_headers=headers)
-    # An archive shows every header, so that a key in any of them can be told.
-    present, notes = promised(sources.apis, headers if found.messages else known.api_key_headers, known.api_key_query)
-    _known(present, api)
-    knowledge = run.load_knowledge(sources.apis, None)
+    with _cache() as cache:
+        headers = sorted({*known.api_key_headers, *key_headers(sources.apis, cache)})
+        found = recorded.load(path, api_key_headers=headers)
+        # An archive shows every header, so that a key in any of them can be told.
+        looked_for = headers if found.messages else known.api_key_headers
+        present, notes = promised(sources.apis, looked_for, known.api_key_query, cache)
+        _known(present, api)
+        knowledge = run.load_knowledge(sources.apis, None, cache)
     exchanges = run.seen_in(found.flows, found.lines, found.clock, knowledge, sources.config)
     seen = shapes.shapes(exchanges, knowledge.scopes)
-    if api is not None:
-        codes, values = records.codes(seen, "api")
-        seen = seen.filter(pa.array(codes == values.index(api) if api in values else np.zeros(len(codes), bool)))
+    seen = _of_one(seen, api)
     ended = records.numbers(exchanges, "ended_unix_ns")
     first, last = (int(ended.min()), int(ended.max())) if len(ended) else (0, 0)
     rules = dataclasses.replace(sources.settings.rules(), shadow_min_calls=1, shadow_min_clients=1)
@@ -147,9 +148,9 @@ def from_file(sources: Sources, path: Path, api: str | None) -> Outcome:
         from apicost.catalog import bodies, sampled  # slow to load, and needed for bodies alone
 
         checker = bodies.Checker(sources.apis, index=knowledge.index)
-        samples = sampled.of_messages(checker, found.messages, exchanges)
+        samples = _of_one(sampled.of_messages(checker, found.messages, exchanges), api)
         notes += [str(problem) for problem in checker.problems]
-    judgement = _of_api(judge(seen, present, rules, window_days=days, samples=_samples(samples, api)), api)
+    judgement = _of_api(judge(seen, present, rules, window_days=days, samples=samples), api)
     return Outcome(
         start_unix_s=first // NS_PER_S, end_unix_s=last // NS_PER_S + 1, days=days, judgement=judgement,
         told=sort_out(judgement.findings, (), (), date.min)[0], costs=[None] * len(judgement.findings),
@@ -190,36 +191,54 @@ def promised(
     apis: Sequence[ApiSource],
     api_key_headers: Sequence[str] = har.API_KEY_HEADERS,
     api_key_query: Sequence[str] = ("apikey",),
+    cache: Path | None = None,
 ) -> tuple[Contracts, list[str]]:
     """What the documents promise, with their own faults; and what is wrong with them, in words.
 
-    api_key_headers, api_key_query: where API keys are looked for.
+    api_key_headers, api_key_query: where API keys are looked for. cache: keeps what was read of documents, so that
+        reading them again costs little.
     Raises InputError where no document can be used.
     """
-    catalog = openapi.load_apis(apis)
+    catalog = openapi.load_apis(apis, cache_dir=cache)
     if catalog.documents and not any(document.usable for document in catalog.documents):
         raise InputError(catalog.problems)
-    found, problems = contracts.load_contracts(apis, api_key_headers=api_key_headers, api_key_query=api_key_query)
+    found, problems = contracts.load_contracts(
+        apis, cache_dir=cache, api_key_headers=api_key_headers, api_key_query=api_key_query
+    )
     found = dataclasses.replace(found, unreadable=tuple(d.file for d in catalog.documents if not d.usable))
     return found, [str(problem) for problem in (*catalog.problems, *problems)]
 
 
-def key_headers(apis: Sequence[ApiSource]) -> set[str]:
-    """The headers that documents want API keys in, lower case."""
-    schemes = (scheme for read in contracts.read_documents(apis) for scheme in read.promises.schemes.values())
+def key_headers(apis: Sequence[ApiSource], cache: Path | None = None) -> set[str]:
+    """The headers that documents want API keys in, lower case. cache: as in `promised`."""
+    read = contracts.read_documents(apis, cache_dir=cache)
+    schemes = (scheme for document in read for scheme in document.promises.schemes.values())
     return {s.key.lower() for s in schemes if s.type == "apiKey" and s.place == "header"}
 
 
 def promised_to(sources: Sources) -> tuple[Contracts, list[str]]:
     """`promised` for what the gateway logs. Raises InputError."""
-    return promised(sources.apis, sources.settings.api_key_headers, sources.settings.api_key_query)
+    with _cache() as cache:
+        return promised(sources.apis, sources.settings.api_key_headers, sources.settings.api_key_query, cache)
 
 
-def _samples(samples: pa.Table | None, api: str | None) -> pa.Table | None:
-    if samples is None or api is None:
-        return samples
-    codes, values = records.codes(samples, "api")
-    return samples.filter(pa.array(codes == values.index(api) if api in values else np.zeros(len(codes), bool)))
+@contextlib.contextmanager
+def _cache() -> Iterator[Path | None]:
+    """A folder that keeps what was read of documents, for one command; None where none can be made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch.folder("documents"))
+        except OSError:
+            folder = None
+        yield folder
+
+
+def _of_one(rows: pa.Table, api: str | None) -> pa.Table:
+    """The rows of one API; all where none is named."""
+    if api is None:
+        return rows
+    codes, values = records.codes(rows, "api")
+    return rows.filter(pa.array(codes == values.index(api) if api in values else np.zeros(len(codes), bool)))
 
 
 def _known(found: Contracts, api: str | None) -> None:
