@@ -33,7 +33,8 @@ PRICED = "priced"
 UNPRICED = "unpriced"  # measured, but the book names no price: a quantity without a cost
 UNALLOCATED = "unallocated"  # a shared cost that no usage bears
 
-# Charge categories, in the words of FOCUS.
+# In the words of FOCUS: the class of a charge, null for most, and its category.
+CORRECTION = "Correction"
 USAGE = "Usage"
 PURCHASE = "Purchase"  # fixed amounts: shared costs and shortfalls of commitments
 
@@ -76,6 +77,8 @@ CHARGE = records._columns(
     ("pricing_category", records.TEXT, "", "Standard for usage, Other for fixed amounts; null when unpriced"),
     ("pricing_currency", records.TEXT, "", "ISO 4217, of the unit prices; null when unpriced"),
     ("fx_rate", records.TEXT, "currency", "per unit of pricing_currency; 1 for the same one; null when unpriced"),
+    ("charge_class", records.TEXT, "", "Correction of a closed month's charge; else null"),
+    ("billing_month", records.TEXT, "", "YYYY-MM that bills the charge: for a correction not the month it is about"),
 )
 
 
@@ -280,6 +283,8 @@ class Statement:
             ],
             "pricing_currency": [None if x.price is None else x.currency for x in lines],
             "fx_rate": [None if x.price is None else "1" if x.fx is None else money.plain(x.fx.rate) for x in lines],
+            "charge_class": [None] * len(lines),
+            "billing_month": [self.period.name] * len(lines),
         }
         return pa.table({n: pa.array(texts, pa.string()).dictionary_encode() for n, texts in columns.items()})
 
