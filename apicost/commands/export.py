@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from apicost.commands import _months
+from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period
 from apicost.core.rating.usage_rows import KEYS, gather
 from apicost.report import export
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
             if options.what == "charges":
                 statement = _months.statement_of(ledger, month, sources.priced)
                 if statement is not None:
-                    rows = export.write_charges(statement, options.output, sources.apis, options.api)
+                    rows = export.write_charges(Bill(statement=statement), options.output, sources.apis, options.api)
             elif options.by == "day":
                 rows = _by_day(ledger, month, options.output, options.api)
             elif (usage := _months.read_rows(ledger, month, book)) is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from apicost import durable
 from apicost.commands import _conformance, _months
+from apicost.core.rating.bill import Bill
 from apicost.core.rating.statement import Statement
 from apicost.problems import InputError
 from apicost.report import csvfile, export, monthly, render
@@ -109,7 +110,7 @@ def write(
         if "csv" in formats:
             _months.say(f"writing {figures.charges:,} charges")
             written += [out / "charges.csv", out / "usage.csv", out / "days.csv"]
-            export.write_charges(statement, written[-3], figures.apis, figures.api)
+            export.write_charges(Bill(statement=statement), written[-3], figures.apis, figures.api)
             export.write_usage([statement.usage], statement.period, written[-2], figures.api)
             days = render.day_table(figures)
             csvfile.write(written[-1], days.column_names, [days])

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from apicost.core import records
 from apicost.core.rating import tags
+from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import TAGS, TagRule
 from apicost.core.rating.statement import CHARGE, Statement
@@ -55,9 +56,10 @@ class ApiInfo:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_charges(statement: Statement, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None) -> int:
-    """Write a statement's charges, of one API if named; returns the number of rows."""
-    return _write(path, CHARGE_COLUMNS, _charge_pieces(statement, apis, api))
+def write_charges(bill: Bill, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None) -> int:
+    """Write a month's charges and corrections, of one API if named; returns the number of rows."""
+    pieces = itertools.chain(_charge_pieces(bill.statement, apis, api), _correction_pieces(bill, apis, api))
+    return _write(path, CHARGE_COLUMNS, pieces)
 
 
 def write_usage(usage: Iterable[UsageRows], period: Period, path: Path, api: str | None = None) -> int:
@@ -111,6 +113,13 @@ def _charge_pieces(statement: Statement, apis: Mapping[str, ApiInfo], api: str |
                 cells = csvfile.join([csvfile.cells(keys.column(name), name) for name in group])
                 parts.append(cells.take(pa.array(key - low)))
         yield csvfile.lines(csvfile.join(parts)), stop - start
+
+
+def _correction_pieces(bill: Bill, apis: Mapping[str, ApiInfo], api: str | None) -> Iterator[tuple[bytes, int]]:
+    rows = bill.corrections if api is None else bill.corrections.filter(pa.array(keys_of(bill.corrections, api)))
+    for start in range(0, len(rows), PIECE_ROWS):
+        piece = with_owners(rows.slice(start, PIECE_ROWS), apis, bill.statement.book.tags)
+        yield csvfile.encode(piece.select(list(CHARGE_COLUMNS))), len(piece)
 
 
 def _kind(name: str, of_line: Mapping[str, object]) -> str:

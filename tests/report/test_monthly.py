@@ -18,6 +18,7 @@ from apicost import cli
 from apicost.catalog import prices
 from apicost.core import records
 from apicost.core.rating import period, rate
+from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
 from apicost.report import explain, export, monthly, render, templating
 from apicost.store.lake import Lake
@@ -232,7 +233,7 @@ def test_names_from_traffic_are_text(tmp_path):
     assert not cells.tags & {"script", "img", "i "}
     assert EVIL in [r[0] for r in cells.tables["by-api"]]
     assert "<script" not in (tmp_path / "r.html").read_text() and "<i>day" not in (tmp_path / "r.html").read_text()
-    export.write_charges(statement, tmp_path / "c.csv", info)
+    export.write_charges(Bill(statement=statement), tmp_path / "c.csv", info)
     charge = read(tmp_path / "c.csv")[0]
     assert (charge["consumer"], charge["route_id"], charge["service_id"]) == ("'=1+1", "'@SUM(A1)", 'a,b\n"c"')
     assert charge["tags"] == "x==2"
