@@ -11,7 +11,7 @@ from apicost.commands import _conformance, _months
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.statement import Statement
 from apicost.problems import InputError
-from apicost.report import csvfile, export, monthly, render
+from apicost.report import csvfile, export, monthly, pdf, render
 from apicost.report.conformance import page
 from apicost.report.conformance.formats import render as render_findings
 from apicost.report.conformance.outcome import Outcome, as_data
@@ -25,6 +25,7 @@ Files in the folder of --out (one folder per month: they are overwritten):
   usage.csv     the usage they were made from
   days.csv      the cost by day
   findings.csv  what the traffic does that the OpenAPI documents do not say (with -c apicost.yaml)
+  report.pdf    the same page for A4 (--format pdf)
   report.json   the page's figures for programs (--format json)
 
 The month is one of the price book's time zone. A running daemon is not disturbed."""
@@ -35,7 +36,7 @@ EPILOG = """examples:
 
 exit codes: 0 written, 2 an option, configuration or price book is wrong, 3 the month has no usage"""
 
-FORMATS = ("html", "csv", "json")
+FORMATS = ("html", "pdf", "csv", "json")
 
 
 def main(argv: list[str]) -> int:
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     _months.add_options(parser)
     parser.add_argument("--api", metavar="ID", help="only this API's part of the statement")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files; made if needed")
-    parser.add_argument("--format", default="html,csv", metavar="LIST", help="of html,csv,json (default: html,csv)")
+    parser.add_argument("--format", default="html,csv", metavar="LIST", help="of html,pdf,csv,json (default: html,csv)")
     options = parser.parse_args(argv)
     formats = [name.strip() for name in options.format.split(",") if name.strip()]
     if unknown := sorted(set(formats) - set(FORMATS)):
@@ -100,10 +101,16 @@ def write(
     written = []
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if "html" in formats:
-            written.append(out / "report.html")
+        if "html" in formats or "pdf" in formats:
             view = page.view(found) if found else None
-            durable.write_bytes(written[-1], render.html(figures, view).encode())
+            text = render.html(figures, view)
+            if "html" in formats:
+                written.append(out / "report.html")
+                durable.write_bytes(written[-1], text.encode())
+            if "pdf" in formats:
+                _months.say("laying out the PDF")
+                written.append(out / "report.pdf")
+                durable.write_bytes(written[-1], pdf.pdf(text))
         if "json" in formats:
             written.append(out / "report.json")
             durable.write_bytes(written[-1], render.as_json(figures, as_data(found) if found else None).encode())

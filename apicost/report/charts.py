@@ -3,6 +3,7 @@
 Rules of this file:
 - Floats live here and nowhere else in a report: they are lengths on paper, never amounts.
 - Every text is escaped: labels come from traffic.
+- Colours and letters are attributes of the drawing itself: not every renderer applies a page's style to it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH = 760
+INK, SOFT, LINE, ACCENT, PALE = "#18242f", "#5d6b78", "#dde3e8", "#17597f", "#9db8c9"
+PARTS = ("#17597f", "#5b93b4", "#d9b45c", "#b65a3c")  # as .part0, .part1, ... of month.css
+LETTERS = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,55 +40,55 @@ def columns(bars: Sequence[Bar], title: str, *, height: int = 210, unit: str = "
     out = [_open(WIDTH, height, title)]
     for tick in range(int(most / step + 0.5) + 1):
         y = top + high * (1 - tick * step / most)
-        out.append(f'<line class="grid" x1="{left}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<line stroke="{LINE}" stroke-width="1" x1="{left}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
         out.append(
-            f'<text class="axis" x="{left - 8}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(tick * step)}</text>'
+            f'<text fill="{SOFT}" x="{left - 8}" y="{y + 3.5:.1f}" text-anchor="end">{tick_text(tick * step)}</text>'
         )
     for index, bar in enumerate(bars):
         tall = high * bar.value / most
         x = left + slot * index + slot * 0.14
         out.append(
-            f'<rect class="bar{" muted" if bar.muted else ""}" x="{x:.1f}" y="{top + high - tall:.1f}" '
+            f'<rect fill="{PALE if bar.muted else ACCENT}" x="{x:.1f}" y="{top + high - tall:.1f}" '
             f'width="{slot * 0.72:.1f}" height="{tall:.1f}"><title>{escape(bar.hint or bar.label)}: '
             f"{escape(bar.text)}</title></rect>"
         )
         if index % 5 == 0 or index == len(bars) - 1:
             middle = x + slot * 0.36
             out.append(
-                f'<text class="axis" x="{middle:.1f}" y="{height - 7}" text-anchor="middle">{escape(bar.label)}</text>'
+                f'<text fill="{SOFT}" x="{middle:.1f}" y="{height - 7}" text-anchor="middle">{escape(bar.label)}</text>'
             )
-    out.append(f'<text class="axis" x="0" y="{top + 3}">{escape(unit)}</text></svg>')
+    out.append(f'<text fill="{SOFT}" x="0" y="{top + 3}">{escape(unit)}</text></svg>')
     return Markup("".join(out))
 
 
 def bars(rows: Sequence[Bar], title: str) -> Markup:
     """A horizontal bar per row, label left, value right."""
-    line, label_width, value_width = 24, 210, 110
+    line, label_width, value_width = 24, 210, 130
     most = max((row.value for row in rows), default=0.0) or 1.0
     room = WIDTH - label_width - value_width
     out = [_open(WIDTH, line * len(rows) + 4, title)]
     for index, row in enumerate(rows):
         y = line * index + 4
         long = max(room * row.value / most, 1.0)
-        muted = " muted" if row.muted else ""
         out.append(
-            f'<text class="label{muted}" x="{label_width - 10}" y="{y + 14}" text-anchor="end">'
+            f'<text fill="{SOFT if row.muted else INK}" x="{label_width - 10}" y="{y + 14}" text-anchor="end">'
             f"{escape(cut(row.label, 32))}<title>{escape(row.label)}</title></text>"
-            f'<rect class="bar{muted}" x="{label_width}" y="{y + 2}" width="{long:.1f}" height="16" rx="1.5"/>'
-            f'<text class="value" x="{label_width + long + 7:.1f}" y="{y + 14}">{escape(row.text)}</text>'
+            f'<rect fill="{PALE if row.muted else ACCENT}" x="{label_width}" y="{y + 2}" width="{long:.1f}" '
+            f'height="16" rx="1.5"/>'
+            f'<text x="{label_width + long + 7:.1f}" y="{y + 14}">{escape(row.text)}</text>'
         )
     out.append("</svg>")
     return Markup("".join(out))
 
 
 def stacked(parts: Sequence[Bar], title: str) -> Markup:
-    """One bar cut into parts: shares of a whole. The classes part0, part1, ... give the colours."""
+    """One bar cut into parts: shares of a whole. The colours are PARTS."""
     whole = sum(part.value for part in parts) or 1.0
     out, x = [_open(WIDTH, 18, title)], 0.0
     for index, part in enumerate(parts):
         wide = WIDTH * part.value / whole
         out.append(
-            f'<rect class="part{index}" x="{x:.1f}" y="0" width="{wide:.1f}" height="18">'
+            f'<rect fill="{PARTS[index % len(PARTS)]}" x="{x:.1f}" y="0" width="{wide:.1f}" height="18">'
             f"<title>{escape(part.label)}: {escape(part.text)}</title></rect>"
         )
         x += wide
@@ -116,4 +120,7 @@ def cut(text: str, most: int) -> str:
 
 
 def _open(width: int, height: int, title: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" font-family="{LETTERS}" '
+        f'font-size="11" fill="{INK}"><title>{escape(title)}</title>'
+    )
