@@ -26,7 +26,7 @@ def pdf(html: str) -> bytes:
         raise InputError([Problem(
             place=PLACE, fact=f"no text layout: {str(failure).splitlines()[0]}",
             effect="no PDF is written",
-            fix="install libpango-1.0-0, libpangoft2-1.0-0 and libharfbuzz-subset0 (Debian), or take pdf out of --format",
+            fix="install Debian's libpango-1.0-0, libpangoft2-1.0-0 and libharfbuzz-subset0",
         )]) from None  # fmt: skip
     identity = hashlib.blake2b(html.encode(), digest_size=16).hexdigest().encode()
     nothing = weasyprint.urls.URLFetcher(allowed_protocols=(), fail_on_errors=True)
