@@ -14,6 +14,7 @@ from pathlib import Path
 from apicost import config, durable
 from apicost.catalog import prices
 from apicost.core.rating import days, period, rate
+from apicost.core.rating.bill import Bill
 from apicost.core.rating.days import keys_needed
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
@@ -168,3 +169,12 @@ def statement_of(ledger: Ledger, month: Period, book: PriceBook) -> Statement | 
         return None
     say(f"rating {len(rows.key):,} usage rows with {book.id} {book.version}")
     return rate.rate_rows(rows, book, month)
+
+
+def bill_of(ledger: Ledger, month: Period, sources: Sources) -> Bill | None:
+    """What the month bills: its statement, and the corrections of closed months that fall to it.
+
+    None where it has neither usage nor corrections. Raises InputError where an exchange rate is missing.
+    """
+    statement = statement_of(ledger, month, sources.priced)
+    return None if statement is None else Bill(statement=statement)
