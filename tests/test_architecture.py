@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "apicost"
 # Left imports nothing from right.
 ORDER = [
-    {"problems", "yamlfile", "durable", "resources", "memory", "scratch"},
+    {"problems", "yamlfile", "durable", "bulk", "resources", "memory", "scratch"},
     {"core"},
     {"ingest"},
     {"catalog"},

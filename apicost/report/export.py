@@ -10,15 +10,16 @@ Rules of this file:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.core.rating import tags
+from apicost.core.rating import money, tags
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import TAGS, TagRule
@@ -73,10 +74,10 @@ def keys_of(keys: pa.Table, api: str) -> np.ndarray:
     return codes == values.index(api) if api in values else np.zeros(len(codes), np.bool_)
 
 
-def _write(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[bytes, int]]) -> int:
+def _write(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[csvfile.Bytes, int]]) -> int:
     count = 0
 
-    def counted() -> Iterator[bytes]:
+    def counted() -> Iterator[csvfile.Bytes]:
         nonlocal count
         for piece, rows in pieces:
             count += rows
@@ -86,33 +87,57 @@ def _write(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[bytes, int
     return count
 
 
-def _charge_pieces(statement: Statement, apis: Mapping[str, ApiInfo], api: str | None) -> Iterator[tuple[bytes, int]]:
+def _charge_pieces(
+    statement: Statement, apis: Mapping[str, ApiInfo], api: str | None
+) -> Iterator[tuple[csvfile.Bytes, int]]:
     """The lines of the charges' CSV: what `csvfile.encode` makes of `with_owners(statement.table(...))`, but
     each key's and each price line's cells are made once, not once per charge."""
     first, last = 0, len(statement)
     if api is not None:  # charges are sorted by API first: its own lie together
         mine = np.flatnonzero(keys_of(statement.keys, api)[statement.key])
         first, last = (int(mine[0]), int(mine[-1]) + 1) if len(mine) else (0, 0)
-    sample = statement.line_table()
-    of_line = {name: csvfile.cells(sample.column(name), name) for name in sample.column_names}
-    groups = [list(group) for _, group in itertools.groupby(CHARGE_COLUMNS, key=lambda n: _kind(n, of_line))]
-    fixed = {id(g): csvfile.join([of_line[n] for n in g]) for g in groups if g[0] in of_line}
+    layout = _layout(statement)
+    keys = with_owners(statement.keys, apis, statement.book.tags)
+    coded = {name: csvfile.coded(keys.column(name), name) for name in (*KEYS, *OWNERS)}
     for start in range(first, last, PIECE_ROWS):
         stop = min(start + PIECE_ROWS, last)
         key, line = statement.key[start:stop], statement.line[start:stop]
         low, high = int(key[0]), int(key[-1]) + 1
-        keys = with_owners(statement.keys.slice(low, high - low), apis, statement.book.tags)
-        own = statement.own_columns(start, stop)
-        parts = []
-        for group in groups:
-            if id(group) in fixed:
-                parts.append(fixed[id(group)].take(pa.array(line)))
-            elif group[0] in own:
-                parts += [csvfile.cells(own[name], name) for name in group]
+        amounts, place = statement.amounts(start, stop)
+        parts: list[tuple[Any, np.ndarray]] = []
+        for names, of_line in layout:
+            if not names:
+                parts.append((of_line, line))
+            elif names == ("charge_id",):  # the line's half is of the line before it
+                parts.append((statement.key_ids(statement.keys.slice(low, high - low)), key - low))
+            elif names[0] in amounts:
+                parts.append((amounts[names[0]], place))
             else:
-                cells = csvfile.join([csvfile.cells(keys.column(name), name) for name in group])
-                parts.append(cells.take(pa.array(key - low)))
-        yield csvfile.lines(csvfile.join(parts)), stop - start
+                parts.append((csvfile.join([_taken(*coded[name], low, high) for name in names]), key - low))
+        yield csvfile.interleave(parts), stop - start
+
+
+def _taken(texts: Any, code: Any, low: int, high: int) -> Any:
+    return texts.take(pa.array(code[low:high]))
+
+
+def _layout(statement: Statement) -> list[tuple[tuple[str, ...], Any]]:
+    """The parts of a charge's row from left to right: texts of each price line, with all commas and the line's end,
+    and between them the columns that are of the key, or one that is the charge's own."""
+    table = statement.line_table()
+    nothing = pa.array([""] * len(statement.lines), pa.string())
+    parts: list[tuple[tuple[str, ...], Any]] = [((), statement.line_ids()), (("charge_id",), None)]
+    cells = [nothing]
+    for kind, group in itertools.groupby(CHARGE_COLUMNS[1:], key=lambda name: _kind(name, table.column_names)):
+        names = tuple(group)
+        if kind == "line":
+            cells += [csvfile.cells(table.column(name), name) for name in names]
+            continue
+        for more in [names] if kind == "key" else [(name,) for name in names]:
+            parts += [((), csvfile.join([*cells, nothing])), (more, None)]
+            cells = [nothing]
+    ends = pa.array(["\n"] * len(statement.lines), pa.string())
+    return [*parts, ((), money.joined([csvfile.join(cells), ends], ""))]
 
 
 def _correction_pieces(bill: Bill, apis: Mapping[str, ApiInfo], api: str | None) -> Iterator[tuple[bytes, int]]:
@@ -122,7 +147,7 @@ def _correction_pieces(bill: Bill, apis: Mapping[str, ApiInfo], api: str | None)
         yield csvfile.encode(piece.select(list(CHARGE_COLUMNS))), len(piece)
 
 
-def _kind(name: str, of_line: Mapping[str, object]) -> str:
+def _kind(name: str, of_line: Collection[str]) -> str:
     if name in of_line:
         return "line"
     return "key" if name in KEYS or name in OWNERS else "own"

@@ -8,7 +8,7 @@ import pytest
 
 from apicost.catalog import prices
 from apicost.core.rating.period import month
-from apicost.report import export
+from apicost.report import csvfile, export
 from tests import usage_months
 from tests.report import bills
 
@@ -45,3 +45,14 @@ def test_corrections_of_one_api_are_with_its_charges(bill, tmp_path):
     export.write_charges(bill, tmp_path / "shop.csv", {}, "shop")
     mine = [row for row in read(tmp_path / "c.csv") if row["api"] == "shop"]
     assert read(tmp_path / "shop.csv") == mine and any(row["charge_class"] for row in mine)
+
+
+@pytest.mark.parametrize("rows", [7, 1 << 15])
+def test_the_file_is_that_of_the_charges_cell_by_cell(bill, tmp_path, monkeypatch, rows):
+    """However many rows are put together at a time: the bytes are those of each charge written by itself."""
+    info = {"shop": export.ApiInfo(owner="=o,", tags={"cost_center": "7", "x": "y"})}
+    monkeypatch.setattr(export, "PIECE_ROWS", rows)
+    export.write_charges(bill, tmp_path / "c.csv", info)
+    tables = [export.with_owners(piece, info, BOOK.tags).select(list(export.CHARGE_COLUMNS)) for piece in bill.pieces()]
+    head = ",".join(export.CHARGE_COLUMNS).encode() + b"\n"
+    assert (tmp_path / "c.csv").read_bytes() == head + b"".join(map(csvfile.encode, tables))

@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -29,6 +30,8 @@ from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import TAGS, Contract, FxRate, PriceBook
 from apicost.core.rating.usage_rows import KEYS, UsageRows
 
+Ints = npt.NDArray[np.int64]
+
 PRICED = "priced"
 UNPRICED = "unpriced"  # measured, but the book names no price: a quantity without a cost
 UNALLOCATED = "unallocated"  # a shared cost that no usage bears
@@ -37,6 +40,8 @@ UNALLOCATED = "unallocated"  # a shared cost that no usage bears
 CORRECTION = "Correction"
 USAGE = "Usage"
 PURCHASE = "Purchase"  # fixed amounts: shared costs and shortfalls of commitments
+
+_KEY_BYTES = 10  # of a charge's identity, that say its key
 
 CHARGE = records._columns(
     ("charge_id", pa.string(), "", "the same for the same key, month, price and book version"),
@@ -206,13 +211,21 @@ class Statement:
         rows, place = np.unique(self.key[charges], return_inverse=True)
         line: Any = pa.array(self.line[charges])
         row: Any = pa.array(place)
-        names = self.keys.take(rows)
-        joined = money.joined([_texts(names, name).fill_null("\x00") for name in KEYS], "\x1f").to_pylist()
-        month = self.period.name
-        row_part = [hashlib.blake2b(f"{month}\x1f{text}".encode(), digest_size=10).hexdigest() for text in joined]
-        line_part = [self._line_hash(line) for line in self.lines]
-        parts = [pa.array(line_part, pa.string()).take(line), pa.array(row_part, pa.string()).take(row)]
-        return money.joined(parts, "")
+        return money.joined([self.line_ids().take(line), self.key_ids(self.keys.take(rows)).take(row)], "")
+
+    def line_ids(self) -> pa.Array:
+        """The first part of a charge's identity, by line."""
+        return pa.array([self._line_hash(line) for line in self.lines], pa.string())
+
+    def key_ids(self, keys: pa.Table) -> pa.Array:
+        """The second part of a charge's identity, by key."""
+        prefix = f"{self.period.name}\x1f".encode()
+        joined: Any = money.joined([_texts(keys, name).fill_null("\x00") for name in KEYS], "\x1f").cast(pa.binary())
+        names: list[bytes] = joined.to_pylist()
+        digests = [hashlib.blake2b(prefix + name, digest_size=_KEY_BYTES).digest() for name in names]
+        ends: Any = np.arange(len(names) + 1, dtype=np.int32) * np.int32(2 * _KEY_BYTES)
+        texts = b"".join(digests).hex().encode()
+        return pa.StringArray.from_buffers(len(names), pa.py_buffer(ends), pa.py_buffer(texts))
 
     def find(self, charge_id: str) -> int | None:
         """The position of a charge; None where this statement has none of that identity."""
@@ -244,20 +257,32 @@ class Statement:
 
     def own_columns(self, start: int, stop: int) -> dict[str, pa.Array]:
         """The columns of some charges that neither their key nor their line decides."""
-        line, quantity = self.line[start:stop], self.quantity[start:stop]
-        priced = [x.price is not None for x in self.lines]
-        billed = money.fixed_texts(self.billed_minor[start:stop], self.book.statement_scale)
+        amounts, place = self.amounts(start, stop)
+        at: Any = pa.array(place)
+        own: dict[str, pa.Array] = {name: texts.take(at) for name, texts in amounts.items()}
+        return {"charge_id": self._charge_ids(np.arange(start, stop)), **own}
+
+    def amounts(self, start: int, stop: int) -> tuple[dict[str, pa.Array], Ints]:
+        """Quantity and costs of some charges as exact decimals, sorted by line, and the place of each charge there."""
+        line = self.line[start:stop]
+        order = np.argsort(line, kind="stable")
+        line, quantity = line[order], self.quantity[start:stop][order]
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        ends = np.searchsorted(line, np.arange(len(self.lines) + 1)).tolist()
+        of_line = [quantity[first:end] for first, end in itertools.pairwise(ends)]
         listed = [x.list_ratio() if x.price is not None else None for x in self.lines]
         contracted = [x.cost_ratio() if x.price is not None else None for x in self.lines]
-        list_cost = self._texts_by_line(line, quantity, listed)
-        same = contracted == listed  # no contract: one text is both
+        list_cost = _products(of_line, listed)
+        priced = np.array([x.price is not None for x in self.lines], np.bool_)
+        billed = money.fixed_texts(self.billed_minor[start:stop][order], self.book.statement_scale)
         return {
-            "charge_id": self._charge_ids(np.arange(start, stop)),
-            "quantity": self._texts_by_line(line, quantity, [(1, x.unit_base) for x in self.lines]),
+            "quantity": _products(of_line, [(1, x.unit_base) for x in self.lines]),
             "list_cost": list_cost,
-            "contracted_cost": list_cost if same else self._texts_by_line(line, quantity, contracted),
-            "billed_cost": pc.if_else(pa.array(np.array(priced, np.bool_)[line]), billed, pa.scalar(None, pa.string())),
-        }
+            # Without a contract, one text is both.
+            "contracted_cost": list_cost if contracted == listed else _products(of_line, contracted),
+            "billed_cost": pc.if_else(pa.array(priced[line]), billed, pa.scalar(None, pa.string())),
+        }, place
 
     def line_table(self) -> pa.Table:
         """The columns that a charge's line decides, one row per line."""
@@ -288,22 +313,13 @@ class Statement:
         }
         return pa.table({n: pa.array(texts, pa.string()).dictionary_encode() for n, texts in columns.items()})
 
-    def _texts_by_line(
-        self, line: npt.NDArray[np.int32], quantity: npt.NDArray[np.int64], ratios: Sequence[tuple[int, int] | None]
-    ) -> pa.Array:
-        """quantity x ratio as exact decimal text, each charge by its own line's ratio; None is null."""
-        order = np.argsort(line, kind="stable")
-        pieces: list[pa.Array] = []
-        for number in range(len(ratios)):
-            picked = quantity[order[slice(*np.searchsorted(line[order], [number, number + 1]))]]
-            ratio = ratios[number]
-            if ratio is None:
-                pieces.append(pa.nulls(len(picked), pa.string()))
-            else:
-                pieces.append(money.product_texts(picked, *ratio))
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        return pa.concat_arrays([pa.array([], pa.string()), *pieces]).take(back)
+
+def _products(values: Sequence[Ints], ratios: Sequence[tuple[int, int] | None]) -> pa.Array:
+    """Each column times its ratio as exact decimal texts, one after the other; None is null."""
+    pieces: list[pa.Array] = [pa.array([], pa.string())]
+    for column, ratio in zip(values, ratios, strict=True):
+        pieces.append(pa.nulls(len(column), pa.string()) if ratio is None else money.product_texts(column, *ratio))
+    return pa.concat_arrays(pieces)
 
 
 def _texts(table: pa.Table, name: str) -> Any:
