@@ -49,6 +49,7 @@ def dimensions(rng):
         "scope": (rng.choice(3, GROUPS), ["internet", "intra-zone", "inter-zone"]),
         "upstream_scope": (rng.choice(2, GROUPS), ["intra-zone", "inter-zone"]),
         "llm_model": (np.full(GROUPS, -1), []),
+        "llm_prompt_class": (np.full(GROUPS, -1), []),
     }
     assert tuple(columns) == meter.TEXT_KEYS
     return {name: (codes.astype(np.int32), values) for name, (codes, values) in columns.items()}

@@ -117,4 +117,5 @@ def _requests(random, start, calls, out_bytes, api, operation, method, template,
         "exact_bytes": legs if rejected else legs + legs * 9 // 10,
         "aligned_bytes": 0 if rejected else legs - legs * 9 // 10,
         "duration_ms": calls * 23,
+        **{name: calls * -(-(out_app + in_app) // (calls * size)) for size, name in records.QUANTA.items()},
     }

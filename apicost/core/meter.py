@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from apicost.core import records
+from apicost.core import prompts, records
 from apicost.core.grouping import Codes, Groups, Ints
 from apicost.core.records import LEGS, Confidence, Role, RowKind
 from apicost.core.scopes import Scopes
@@ -30,8 +30,9 @@ STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 TEXT_KEYS = tuple(c.name for c in records.USAGE_KEYS if c.type == records.TEXT)
 SUMS = tuple(c.name for c in records.USAGE_SUMS)
 _COPIED_KEYS = tuple(
-    k for k in TEXT_KEYS if k not in ("method", "path_template", "status_class", "scope", "upstream_scope")
-)
+    k for k in TEXT_KEYS
+    if k not in ("method", "path_template", "status_class", "scope", "upstream_scope", "llm_prompt_class")
+)  # fmt: skip
 _NS_PER_S = 1_000_000_000
 _NS_PER_MS = 1_000_000
 
@@ -65,6 +66,7 @@ def keys_of(exchanges: pa.Table, scopes: Scopes, *, bucket_s: int) -> tuple[Ints
     keys["path_template"] = _where(matched, records.codes(exchanges, "path_template"))
     keys["status_class"] = _status_class(_ints(exchanges, "status"))
     keys["scope"], keys["upstream_scope"] = _scopes(exchanges, scopes)
+    keys["llm_prompt_class"] = prompts.classify(_ints(exchanges, "llm_prompt_tokens"))
     return minute, {name: keys[name] for name in TEXT_KEYS}
 
 
@@ -122,15 +124,32 @@ def values_of(exchanges: pa.Table) -> dict[str, Ints]:
         app_only_bytes += np.where(app_only, app, 0)
         if leg == "downstream":
             app_only_calls = (app_only & request).astype(np.int64)
+            values |= _blocks(exchanges, request, app)
     for name, column in sure.items():
         values[f"{name}_bytes"] = column
     values["app_only_bytes"] = app_only_bytes
     values["app_only_calls"] = app_only_calls
     took_ns = np.maximum(_ints(exchanges, "ended_unix_ns") - _ints(exchanges, "started_unix_ns"), 0)
     values["duration_ms"] = np.where(request, (took_ns + _NS_PER_MS // 2) // _NS_PER_MS, 0)
+    untold = np.zeros(len(kind), np.bool_)
     for name in ("llm_prompt_tokens", "llm_completion_tokens"):
-        values[name] = np.maximum(_ints(exchanges, name), 0)
+        column = _ints(exchanges, name)
+        values[name] = np.maximum(column, 0)
+        untold |= column < 0
+    untold &= request & (records.codes(exchanges, "llm_model")[0] >= 0)
+    values["llm_calls_without_tokens"] = untold.astype(np.int64)
     return values
+
+
+def _blocks(exchanges: pa.Table, request: npt.NDArray[np.bool_], app: Ints) -> dict[str, Ints]:
+    """Started blocks of each request's app bytes with the client, and the requests of which they are not known."""
+    known = (_ints(exchanges, "downstream_in_app_bytes") >= 0) & (_ints(exchanges, "downstream_out_app_bytes") >= 0)
+    known &= request
+    blocks: dict[str, Ints] = {"calls_without_quanta": (request & ~known).astype(np.int64)}
+    for size, name in records.QUANTA.items():
+        started = (app + (size - 1)) >> (size.bit_length() - 1)  # sizes are powers of two
+        blocks[name] = np.where(known, np.maximum(started, 1), 0)
+    return blocks
 
 
 def _leg_sums() -> list[str]:

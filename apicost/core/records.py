@@ -314,7 +314,17 @@ USAGE_KEYS = _columns(
     ("scope", TEXT, "", "network scope of the client by the price book; 'unknown' where none matches"),
     ("upstream_scope", TEXT, "", "network scope of the backend; null without an upstream leg"),
     ("llm_model", TEXT, "", ""),
+    (
+        "llm_prompt_class",
+        TEXT,
+        "tokens",
+        "of a request's prompt tokens: the smallest of core/prompts' bounds that holds them; null: not counted",
+    ),
 )
+
+# Calls per started block of this many bytes -> the column that counts them: 32 KiB (messages of WebSocket APIs),
+# 64 KiB (queues and event buses), 512 KiB (HTTP APIs).
+QUANTA = {32 << 10: "quanta_32k", 64 << 10: "quanta_64k", 512 << 10: "quanta_512k"}
 
 _SUMMED_LEG = (
     "in_wire_bytes", "out_wire_bytes", "in_payload_bytes", "out_payload_bytes", "in_app_bytes", "out_app_bytes",
@@ -335,6 +345,11 @@ USAGE_SUMS = _columns(
     ("duration_ms", _I64, "ms", "sum of the requests' durations"),
     ("llm_prompt_tokens", _I64, "tokens", "sum of the known"),
     ("llm_completion_tokens", _I64, "tokens", "sum of the known"),
+    # Each request's app bytes with the client, in and out together, in started blocks, one at least. Requests
+    # whose bytes or blocks were not counted are in `calls_without_quanta` alone.
+    *((name, _I64, "blocks", f"started blocks of {size >> 10} KiB") for size, name in QUANTA.items()),
+    ("calls_without_quanta", _I64, "requests", "those in no quanta_ column"),
+    ("llm_calls_without_tokens", _I64, "requests", "with a model, and without its prompt or completion tokens"),
 )
 
 USAGE = (*USAGE_KEYS, *USAGE_SUMS)

@@ -24,7 +24,7 @@ from pathlib import Path
 import duckdb
 
 from apicost.core import meter, records
-from apicost.store import daycut, duck, retention, segments, shapes
+from apicost.store import daycut, duck, older, retention, segments, shapes
 from apicost.store.catalogue import (
     COMPACT_LOCK,
     DAY_S,
@@ -154,7 +154,7 @@ class Compaction:
 
     def _sum_up(self, of: Sequence[Segment], grain_s: int) -> Segment:
         """A file of usage or shapes summed up from others of one day, in buckets of `grain_s`."""
-        source = self._source(of)
+        source = older.source([self._folder / segment.name for segment in of])
         if of[0].kind == "usage":
             sql = self._grouped(source, grain_s, meter.TEXT_KEYS, shapes.USAGE_FIGURES)
         else:

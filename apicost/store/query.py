@@ -20,7 +20,7 @@ from typing import TypeVar
 import duckdb
 import pyarrow as pa
 
-from apicost.core import meter, records
+from apicost.core import meter, prompts, records
 from apicost.core.conformance.contract import Former
 from apicost.store import documented, duck, segments, shapes
 from apicost.store.catalogue import (
@@ -106,18 +106,21 @@ class Ledger:
         edges: unix seconds, ascending: start, ..., end (exclusive); a bucket from each to the next. Two
             give one bucket. Local midnights make local days.
         by: names of `KEYS`. where: key -> value that rows must have; None for rows without one.
-        sums: columns of `records.USAGE_SUMS`; each costs time, a month of quarter hours half a second.
+        sums: columns of `records.USAGE_SUMS`; each costs time, a month of quarter hours half a second. Parts of
+            them by the length of prompts (`core/prompts`) can be asked for by name.
 
-        Returns columns as in `records.USAGE` but for the sums not asked for, sorted by key: `minute_unix_s` is
-        the start of the bucket, keys not in `by` are null. Raises ValueError for edges, keys or sums that are
-        none, and OverflowError where a sum may pass 2**63.
+        Returns columns as in `records.USAGE` but for the sums not asked for, then parts, sorted by key:
+        `minute_unix_s` is the start of the bucket, keys not in `by` are null. Raises ValueError for edges, keys
+        or sums that are none, and OverflowError where a sum may pass 2**63.
         """
         edges = [int(edge) for edge in edges]
         if len(edges) < 2 or any(a >= b for a, b in itertools.pairwise(edges)):
             raise ValueError(f"edges {edges} are not two or more ascending times")
         _known(dict.fromkeys(by) | dict(where or {}), KEYS)
-        _known(sums, meter.SUMS)
+        _known((name for name in sums if not prompts.is_part(name)), meter.SUMS)
         schema = records.schema([c for c in records.USAGE if c.name in sums or c.name not in meter.SUMS])
+        for name in filter(prompts.is_part, sums):
+            schema = schema.append(pa.field(name, pa.int64()))
 
         def ask(paths: Sequence[Path]) -> pa.Table:
             return add_up(paths, edges, by, where or {}, sums)

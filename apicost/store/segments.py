@@ -28,7 +28,7 @@ COLUMNS = {
 GRAIN_S = {kind: 0 if kind == "exchanges" else MINUTE_S for kind in COLUMNS}
 ROLLED_UP = ("usage", "shapes")  # kinds with calls and wire bytes in every row, and rollups
 # Rows that a reader takes or skips together. Files are sorted by API and consumer, so that small groups let a
-# question about some of them skip the rest; each costs 46 column chunks of some kB.
+# question about some of them skip the rest; each costs some fifty column chunks of up to some kB.
 ROW_GROUP = 1 << 14
 _MAGIC = b"PAR1"  # first and last four bytes of a Parquet file
 _NS_PER_S = 1_000_000_000

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from apicost.core import meter, records
-from apicost.store import daycut, duck
+from apicost.store import daycut, duck, older
 
 KEYS = tuple(c.name for c in records.SHAPE_KEYS if c.type == records.TEXT)
 SAMPLE_KEYS = tuple(c.name for c in records.SAMPLE_KEYS if c.type == records.TEXT)
@@ -46,8 +46,8 @@ def figures_sql(figures: Mapping[str, str]) -> str:
 def of_files(connection: duckdb.DuckDBPyConnection, rolled: Sequence[Path], whole_days: Sequence[Path]) -> str:
     """Shapes as a table, for `from`: rollups as they are, and files of whole days cut as rollups are."""
     columns = ", ".join(column.name for column in records.SHAPE)
-    parts = [duck.source(rolled)] if rolled else []
-    parts += [daycut.bounded(connection, duck.source(whole_days))] if whole_days else []
+    parts = [older.source(rolled)] if rolled else []
+    parts += [daycut.bounded(connection, older.source(whole_days))] if whole_days else []
     return f"({' union all '.join(f'select {columns} from {part} as part' for part in parts)})"
 
 

@@ -5,6 +5,7 @@ Rules of this file:
   is the answer and little else.
 - Rows of equal keys are found by integers alone; texts are compared once per dictionary, not once per row.
 - Sums are exact: a column that could leave 64 bits raises OverflowError instead of wrapping.
+- Files of earlier versions may lack columns: `store/older` says what stands in for them.
 
 Against DuckDB's grouping by text, with one thread: half the CPU time and less memory (docs/benchmarks/ledger.md).
 """
@@ -22,8 +23,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from apicost.core import meter, records
+from apicost.core import meter, prompts, records
 from apicost.core.rating.money import exact_sum
+from apicost.store import older
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -38,7 +40,7 @@ _DENSE_BITS = 20  # a table of 4 MB says the group of each word up to this width
 # What changes slowly over the rows of a file, and what one of these decides, comes first: few distinct beginnings.
 _PACKED_ORDER = (
     "llm_model", "node", "match_state", "api", "service_id", "route_id", "operation_id", "method", "path_template",
-    "status_class", "upstream_scope", "scope", "consumer",
+    "status_class", "upstream_scope", "scope", "consumer", "llm_prompt_class",
 )  # fmt: skip
 assert sorted(_PACKED_ORDER) == sorted(meter.TEXT_KEYS)
 
@@ -54,27 +56,32 @@ def add_up(
 
     paths: Parquet files with columns as in `records.USAGE`, text plain or dictionary-encoded.
     edges: unix seconds, ascending; a bucket from each to the next. by: the keys. where: key -> value that rows
-        must have, None for rows without one. sums: columns of `records.USAGE_SUMS`.
+        must have, None for rows without one. sums: columns of `records.USAGE_SUMS`, and parts of them (`core/prompts`).
 
-    Returns columns as in `records.USAGE` but for the sums not asked for, sorted by key, dictionaries sorted and of
-    values in use: `minute_unix_s` is the bucket's start, keys not in `by` are null.
+    Returns columns as in `records.USAGE` but for the sums not asked for, then parts; sorted by key, dictionaries
+    sorted and of values in use: `minute_unix_s` is the bucket's start, keys not in `by` are null.
     Raises OSError or pa.ArrowException for a file that can't be read, OverflowError where a sum may pass 2**63.
     """
     texts = {name: _Texts() for name in dict.fromkeys((*by, *where))}
     chosen = [name for name in _PACKED_ORDER if name in by]
     groups = _Groups(len(chosen) + 1)
     totals = {name: _Total(name) for name in sums}
-    names = list(totals)
     for file, row_groups in _pieces(paths, edges, where):
         picked, codes = _codes(file, row_groups, edges, texts, chosen, where)
         if not len(codes[0]):
             continue
         group = groups.numbers(codes)
-        for first in range(0, len(names), COLUMNS):
-            lot = names[first : first + COLUMNS]
+        have = set(file.schema_arrow.names)
+        own = [name for name in totals if name in have]
+        for first in range(0, len(own), COLUMNS):
+            lot = own[first : first + COLUMNS]
             table = file.read_row_groups(row_groups, columns=lot, use_threads=False)
             for name in lot:
                 values = _ints(table, name)
+                totals[name].add(group, values if picked is None else values[picked], len(groups))
+        for name in totals:
+            if name not in have:
+                values = _told(file, row_groups, name)
                 totals[name].add(group, values if picked is None else values[picked], len(groups))
     *of_text, bucket = groups.codes()
     ranked = {name: texts[name].ranked(code) for name, code in zip(chosen, of_text, strict=True)}
@@ -87,6 +94,9 @@ def add_up(
         if name in totals:
             columns[name] = pa.array(totals.pop(name).values(len(order))[order])
     schema = records.schema([column for column in records.USAGE if column.name in columns])
+    for name in list(totals):  # parts
+        columns[name] = pa.array(totals.pop(name).values(len(order))[order])
+        schema = schema.append(pa.field(name, pa.int64()))
     return pa.table(columns, schema=schema)
 
 
@@ -95,7 +105,9 @@ def _pieces(
 ) -> Iterator[tuple[pq.ParquetFile, list[int]]]:
     """Row groups to be read together; those that can't have a row of the period or of `where` are passed over."""
     for path in paths:
-        with pq.ParquetFile(path, read_dictionary=list(meter.TEXT_KEYS)) as file:
+        footer = pq.read_metadata(path)
+        texts = [name for name in meter.TEXT_KEYS if name in footer.schema.names]
+        with pq.ParquetFile(path, metadata=footer, read_dictionary=texts) as file:
             piece: list[int] = []
             held = 0
             for number in range(file.num_row_groups):
@@ -111,10 +123,27 @@ def _pieces(
                 yield file, piece
 
 
+def _told(file: pq.ParquetFile, row_groups: list[int], name: str) -> Ints:
+    """A sum that a file has no column of its own for: a part of one, or what stands in for one that came later."""
+    have = file.schema_arrow.names
+    keys = [key for key in ("llm_model", prompts.KEY) if key in have]
+    part = prompts.is_part(name)
+    sums = (prompts.column_of(name),) if part else older.asked_of_file(name)
+    table = file.read_row_groups(row_groups, columns=[*keys, *sums], use_threads=False)
+    if part:
+        none: tuple[npt.NDArray[np.int32], list[str]] = (np.full(table.num_rows, -1, np.int32), [])
+        classes = records.codes(table, prompts.KEY) if prompts.KEY in keys else none
+        return np.where(prompts.in_part(name, classes), _ints(table, sums[0]), 0)
+    has_model = records.codes(table, "llm_model")[0] >= 0
+    return older.stand_in(name, table.num_rows, lambda column: _ints(table, column), has_model)
+
+
 def _may_hold(group: Any, names: list[str], edges: Sequence[int], where: Mapping[str, str | None]) -> bool:
     """Whether a row group's smallest and largest values leave room for a row that is asked for."""
     wanted = {name: (value, value) for name, value in where.items() if value is not None}
     for name, (low, high) in {"minute_unix_s": (edges[0], edges[-1] - 1), **wanted}.items():
+        if name not in names:  # a key that came later: no row of this file has a value
+            return False
         known = group.column(names.index(name)).statistics
         if known is not None and known.has_min_max and (known.max < low or known.min > high):
             return False
@@ -133,7 +162,8 @@ def _codes(
     table = file.read_row_groups(row_groups, columns=["minute_unix_s", *texts], use_threads=False)
     bucket = _buckets(_ints(table, "minute_unix_s"), edges)
     picked = (bucket >= 0) & (bucket < len(edges) - 1)
-    codes = {name: texts[name].codes(table.column(name)) for name in texts}
+    absent = np.zeros(table.num_rows, np.int32)
+    codes = {name: texts[name].codes(table.column(name)) if name in table.column_names else absent for name in texts}
     for name, value in where.items():
         picked &= codes[name] == texts[name].code(value)
     found: list[npt.NDArray[np.integer]] = [*(codes[name] for name in chosen), bucket]

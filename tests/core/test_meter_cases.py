@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from apicost.core import records
+from apicost.core import prompts, records
 from apicost.core.meter import coarsen, merge, meter
 from apicost.core.records import Confidence, Role, RowKind
 from tests.store.batches import NOON, SCOPES, completeness, exchange, table, usage
@@ -84,8 +84,87 @@ def test_an_app_only_upstream_leg_is_no_app_only_call():
 
 def test_absent_app_counts_and_tokens_add_nothing():
     """-1 stands for absent: it must not take one away from the sum."""
-    row = one(usage(exchange(upstream_in_app_bytes=-1), exchange(upstream_in_app_bytes=9, llm_prompt_tokens=4)))
-    assert (row["upstream_in_app_bytes"], row["llm_prompt_tokens"], row["llm_completion_tokens"]) == (9, 4, 0)
+    row = one(usage(exchange(upstream_in_app_bytes=-1), exchange(upstream_in_app_bytes=9, llm_completion_tokens=4)))
+    assert (row["upstream_in_app_bytes"], row["llm_prompt_tokens"], row["llm_completion_tokens"]) == (9, 0, 4)
+
+
+KIB = 1 << 10
+# App bytes in and out -> started blocks of 32, 64 and 512 KiB.
+BLOCKS = {
+    (0, 0): (1, 1, 1),
+    (1, 0): (1, 1, 1),
+    (32 * KIB, 0): (1, 1, 1),
+    (32 * KIB, 1): (2, 1, 1),
+    (400 * KIB, 112 * KIB): (16, 8, 1),
+    (400 * KIB, 112 * KIB + 1): (17, 9, 2),
+    (0, 1 << 40): (1 << 25, 1 << 24, 1 << 21),
+}
+
+
+@pytest.mark.parametrize(("sent", "wanted"), BLOCKS.items())
+def test_a_request_begins_blocks_of_its_bytes_in_both_directions(sent, wanted):
+    """What is sent and received counts together, and a request without a byte is one block."""
+    row = one(usage(exchange(downstream_in_app_bytes=sent[0], downstream_out_app_bytes=sent[1])))
+    assert tuple(row[name] for name in records.QUANTA.values()) == wanted
+    assert row["calls_without_quanta"] == 0
+
+
+def test_blocks_are_counted_by_request_and_not_by_sum():
+    """Two requests of one byte are two blocks: a minute's sum of bytes can't tell."""
+    row = one(usage(exchange(downstream_in_app_bytes=1), exchange(downstream_in_app_bytes=1)))
+    assert (row["calls"], row["quanta_512k"]) == (2, 2)
+
+
+def test_a_request_of_unknown_bytes_has_no_blocks():
+    """Absent bytes are not one block: the request is counted as one without."""
+    row = one(usage(exchange(downstream_in_app_bytes=-1), exchange(downstream_out_app_bytes=-1), exchange()))
+    assert (row["calls"], row["quanta_32k"], row["calls_without_quanta"]) == (3, 1, 2)
+
+
+def test_bytes_without_a_request_begin_no_block():
+    """Overhead and unattributed bytes are nobody's calls."""
+    other = {"downstream_in_app_bytes": 1 << 30}
+    rows = usage(exchange(kind=RowKind.OVERHEAD, **other), exchange(kind=RowKind.UNATTRIBUTED, **other)).to_pylist()
+    assert {row[name] for row in rows for name in (*records.QUANTA.values(), "calls_without_quanta")} == {0}
+
+
+# Model, prompt and completion tokens -> whether the request is one without its tokens.
+TOLD = {
+    ("m", 5, 7): 0, ("m", 0, 0): 0, ("m", -1, 7): 1, ("m", 5, -1): 1, ("m", -1, -1): 1, (None, -1, -1): 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "wanted"), TOLD.items())
+def test_a_model_without_token_counts_is_no_request_of_0_tokens(said, wanted):
+    """A streamed answer that was cut off has no counts: it is counted as such, since 0 tokens would cost nothing."""
+    row = one(usage(exchange(llm_model=said[0], llm_prompt_tokens=said[1], llm_completion_tokens=said[2])))
+    assert row["llm_calls_without_tokens"] == wanted
+
+
+CLASSES_OF_PROMPTS = {-1: None, 0: "32000", 32_000: "32000", 32_001: "100000", 199_999: "199999", 200_000: "200000",
+                      272_000: "272000", 272_001: "512000", 524_289: "longer"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), CLASSES_OF_PROMPTS.items())
+def test_prompts_are_classed_by_their_length(tokens, wanted):
+    """A bound holds its last token; without a count there is no class."""
+    assert one(usage(exchange(llm_model="m", llm_prompt_tokens=tokens)))["llm_prompt_class"] == wanted
+
+
+def test_parts_of_tokens_add_up_to_all():
+    """At every bound, what is up to it, over it and of unknown length is the whole."""
+    lengths = [-1, 0, 31_000, 100_001, 199_999, 200_000, 200_001, 300_000, 600_000]
+    found = usage(*(exchange(llm_model="m", llm_prompt_tokens=n, llm_completion_tokens=10) for n in lengths))
+    for bound in prompts.BOUNDS:
+        for column, short in (
+            ("llm_prompt_tokens", sum(n for n in lengths if 0 <= n <= bound)),
+            ("llm_completion_tokens", sum(10 for n in lengths if 0 <= n <= bound)),
+        ):
+            names = (prompts.upto(column, bound), prompts.over(column, bound), prompts.unclassed(column))
+            split = prompts.with_parts(found, names)
+            parts = [sum(split.column(name).to_pylist()) for name in names]
+            assert parts[0] == short
+            assert sum(parts) == sum(found.column(column).to_pylist())
 
 
 def test_an_unmatched_row_has_no_template_and_a_known_method():

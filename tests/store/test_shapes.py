@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import pyarrow.parquet as pq
 import pytest
 
 from apicost.core import records
 from apicost.core.conformance import shapes
-from apicost.store import daycut
-from apicost.store.catalogue import DAY_S
+from apicost.store import daycut, segments
+from apicost.store.catalogue import DAY_S, Catalogue
 from apicost.store.compact import compact
 from apicost.store.lake import Lake
 from apicost.store.query import Ledger
@@ -243,3 +244,24 @@ def test_samples_add_up(tmp_path):
         assert listing(tmp_path, "samples") == [(60, False, 4)]
         lake.retire(exchange_days=0, minute_days=0, hour_days=0)
         assert listing(tmp_path, "samples") == []
+
+
+def test_a_day_of_two_versions_is_rolled_up_whole(tmp_path):
+    """An earlier version's rows lack columns: their calls stay calls without counted blocks in the rollup."""
+    write(tmp_path, [exchange()], [exchange(ended_s=NOON + 60)])
+    later = [*records.QUANTA.values(), "calls_without_quanta", "llm_calls_without_tokens", "llm_prompt_class"]
+    with Catalogue.open(tmp_path) as catalogue:
+        for kind in ("usage", "shapes"):
+            path = tmp_path / next(s.name for s in catalogue.segments(kind))
+            pq.write_table(pq.read_table(path, partitioning=None).drop_columns(later), path)
+            with catalogue.transaction() as change:
+                change.execute(
+                    "update segment set bytes = ?, crc32 = ? where name = ?",
+                    (path.stat().st_size, segments.checksum(path), str(path.relative_to(tmp_path))),
+                )
+    for _ in range(2):
+        with Ledger.open(tmp_path) as ledger:
+            for found in (ledger.usage((DAY, DAY + DAY_S), by=[]), ledger.shapes(DAY, DAY + DAY_S, by=[])):
+                (row,) = found.to_pylist()
+                assert (row["calls"], row["quanta_512k"], row["calls_without_quanta"]) == (2, 1, 1)
+        assert compact(tmp_path, now_unix_s=LATER).problems == []

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apicost.core import meter, records
-from apicost.store import sums
+from apicost.core import meter, prompts, records
+from apicost.store import duck, sums
+from apicost.store import older as older_
 from tests.store.batches import NOON, same
 
 EDGES = (NOON, NOON + 900, NOON + 1_800)
@@ -101,3 +102,61 @@ def test_a_sum_that_may_not_fit_is_refused(tmp_path):
     table = usage_of(np.random.default_rng(8), 100, 1, largest=1 << 62)
     with pytest.raises(OverflowError, match="calls"):
         sums.add_up(written(tmp_path, [table]), EDGES, [], {})
+
+
+LATER = [*records.QUANTA.values(), "calls_without_quanta", "llm_calls_without_tokens", prompts.KEY]
+
+
+def older_table(table):
+    """What an earlier version would have written."""
+    return table.drop_columns(LATER)
+
+
+def told(table):
+    """What an earlier version's rows are worth: nothing that was not counted is 0."""
+    rows = table.to_pylist()
+    silent = [bool(r["llm_model"]) and not r["llm_prompt_tokens"] and not r["llm_completion_tokens"] for r in rows]
+    worth = dict.fromkeys(records.QUANTA.values(), [0] * len(rows)) | {
+        "calls_without_quanta": [r["calls"] for r in rows],
+        "llm_calls_without_tokens": [r["calls"] * s for r, s in zip(rows, silent, strict=True)],
+    }
+    columns = {name: pa.array(worth[name], pa.int64()) if name in worth else table.column(name)
+               for name in table.column_names}  # fmt: skip
+    columns[prompts.KEY] = pa.nulls(len(rows), pa.string()).dictionary_encode()
+    return pa.table(columns, schema=table.schema)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 1 << 32), older=st.lists(st.booleans(), min_size=1, max_size=4))
+def test_columns_that_came_later_are_no_zeros(tmp_path_factory, seed, older):
+    """In any mixture of files, calls without counted blocks are counted as such, by NumPy and by SQL."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for _ in older:
+        table = usage_of(rng, 200, 3, largest=3)
+        classes = records.text(rng.integers(-1, len(prompts.CLASSES), 200), list(prompts.CLASSES))
+        tables.append(table.set_column(table.column_names.index(prompts.KEY), prompts.KEY, classes))
+    folder = tmp_path_factory.mktemp("sums")
+    paths = written(folder, [older_table(t) if is_old else t for t, is_old in zip(tables, older, strict=True)])
+    worth = [told(t) if is_old else t for t, is_old in zip(tables, older, strict=True)]
+    assert same(sums.add_up(paths, EDGES, meter.TEXT_KEYS, {}), expected(worth, meter.TEXT_KEYS, {}))
+    with duck.session() as connection:
+        for name in meter.SUMS:
+            sql = f"select sum({name}) from {older_.source(paths)}"
+            assert connection.execute(sql).fetchone()[0] == sum(sum(t.column(name).to_pylist()) for t in worth), name
+    parts = [prompts.upto("llm_prompt_tokens", 200_000), prompts.over("llm_prompt_tokens", 200_000),
+             prompts.unclassed("llm_prompt_tokens"), prompts.over("llm_completion_tokens", 32_000)]  # fmt: skip
+    found = sums.add_up(paths, EDGES, ["api"], {}, parts)
+    assert found.column_names[-4:] == parts
+    whole = prompts.with_parts(pa.concat_tables(worth), tuple(parts))
+    minute = records.numbers(whole, "minute_unix_s")
+    inside = whole.filter(pa.array((minute >= EDGES[0]) & (minute < EDGES[-1])))
+    for name in parts:
+        assert sum(found.column(name).to_pylist()) == sum(inside.column(name).to_pylist()), name
+
+
+def test_a_key_that_came_later_matches_nothing_in_older_files(tmp_path):
+    """Asked for a class of prompts, an older file has no row; asked for none, all of them."""
+    (path,) = written(tmp_path, [older_table(usage_of(np.random.default_rng(9), 100, 2))])
+    assert sums.add_up([path], EDGES, [], {prompts.KEY: "200000"}).num_rows == 0
+    assert same(sums.add_up([path], EDGES, [], {prompts.KEY: None}), sums.add_up([path], EDGES, [], {}))

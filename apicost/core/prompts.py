@@ -1,0 +1,89 @@
+"""How long prompts are: what prices of models ask beside how many tokens there were.
+
+Rules of this file:
+- Some models cost more per token where a request's prompt is longer than a bound. Usage keeps requests of
+  different length apart by the class of their prompt (`llm_prompt_class`), so that what lies on either side of a
+  bound can be added up later. Only requests with prompt tokens have one: other traffic pays nothing for it.
+- A class is named by its upper bound in tokens, which it holds; the last one has no end.
+- Usage that was metered without classes has none: which side of a bound it lies on is not known, and never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from apicost.core import records
+
+Ints = npt.NDArray[np.int64]
+
+# Every bound in the price data of genai-prices 0.2.3.
+BOUNDS = (32_000, 100_000, 128_000, 199_999, 200_000, 256_000, 272_000, 512_000, 524_288)
+LONGER = "longer"
+CLASSES = (*map(str, BOUNDS), LONGER)
+KEY = "llm_prompt_class"
+
+_TOKENS = ("llm_prompt_tokens", "llm_completion_tokens")
+_UPTO, _OVER, _UNCLASSED = "_upto_", "_over_", "_unclassed"
+_NAME = re.compile(rf"({'|'.join(_TOKENS)})(?:({_UPTO}|{_OVER})(\d+)|{_UNCLASSED})")
+
+
+def classify(prompt_tokens: Ints) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """The class of each prompt as codes of CLASSES; -1 where its tokens are not known (-1)."""
+    if not len(prompt_tokens) or int(prompt_tokens.max()) < 0:
+        return np.full(len(prompt_tokens), -1, np.int32), list(CLASSES)
+    codes = np.searchsorted(np.array(BOUNDS, np.int64), prompt_tokens, side="left")
+    return np.where(prompt_tokens < 0, -1, codes).astype(np.int32), list(CLASSES)
+
+
+def upto(column: str, bound: int) -> str:
+    """The name of a column's part in requests whose prompt has at most so many tokens."""
+    return f"{column}{_UPTO}{bound}"
+
+
+def over(column: str, bound: int) -> str:
+    """The same for requests with longer prompts."""
+    return f"{column}{_OVER}{bound}"
+
+
+def unclassed(column: str) -> str:
+    """The same for requests of which the prompt's length is not known."""
+    return f"{column}{_UNCLASSED}"
+
+
+def column_of(name: str) -> str:
+    """The column that a part is of; a column itself otherwise."""
+    found = _NAME.fullmatch(name)
+    return found[1] if found else name
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is one of a part that can be told."""
+    found = _NAME.fullmatch(name)
+    return found is not None and (found[3] is None or int(found[3]) in BOUNDS)
+
+
+def in_part(name: str, classes: tuple[npt.NDArray[np.integer], list[str]]) -> npt.NDArray[np.bool_]:
+    """Which rows belong to a part. classes: the rows' KEY as (codes, values), -1 is null."""
+    codes, values = classes
+    found = _NAME.fullmatch(name)
+    assert found is not None, f"{name} is no part of a column"
+    if found[3] is None:
+        return codes < 0
+    bound = int(found[3])
+    assert bound in BOUNDS, f"{name}: nothing was counted at {bound}"
+    within = [value != LONGER and int(value) <= bound for value in values]
+    wanted = within if found[2] == _UPTO else [not each for each in within]
+    return np.array([*wanted, False], np.bool_)[codes]  # the last place serves -1: null
+
+
+def with_parts(usage: pa.Table, names: tuple[str, ...]) -> pa.Table:
+    """Usage with the parts among `names` that it does not have yet as columns of their own."""
+    for name in names:
+        if is_part(name) and name not in usage.column_names:
+            values = records.numbers(usage, column_of(name)).astype(np.int64, copy=False)
+            usage = usage.append_column(name, pa.array(np.where(in_part(name, records.codes(usage, KEY)), values, 0)))
+    return usage
