@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from apicost.core.rating.days import keys_needed
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.statement import Statement
-from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
+from apicost.core.rating.usage_rows import KEYS, SUMS, UsageRows, gather
 from apicost.problems import InputError, Problem
 from apicost.report.export import ApiInfo
 from apicost.store.catalogue import CATALOGUE, LedgerError
@@ -98,11 +98,15 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
                      "mend what the message says") from None  # fmt: skip
 
 
-def read_rows(ledger: Ledger, month: Period, book: PriceBook | None) -> UsageRows | None:
-    """The month's usage by key, cut where a price of the book changes; None where there is none."""
+def read_rows(ledger: Ledger, month: Period, book: PriceBook | None, *, sums: Sequence[str] = SUMS) -> UsageRows | None:
+    """The month's usage by key, cut where a price of the book changes; None where there is none.
+
+    sums: the columns that are asked for; `rate.sums_needed` names those that charges are made from.
+    """
     say(f"reading {month.name} from {ledger.folder}")
     cuts = book.price_changes(month.days) if book else (0,)
-    rows = gather(ledger.usage([*(month.starts[day] for day in cuts), month.end_unix_s], KEYS), month, cuts)
+    edges = [*(month.starts[day] for day in cuts), month.end_unix_s]
+    rows = gather(ledger.usage(edges, KEYS, sums=sums), month, cuts)
     return rows if len(rows.key) else None
 
 
@@ -161,10 +165,13 @@ def error(place: str, fact: str, effect: str, fix: str) -> InputError:
     return InputError([Problem(place=place, fact=fact, effect=effect, fix=fix)])
 
 
-def statement_of(ledger: Ledger, month: Period, book: PriceBook) -> Statement | None:
-    """The month rated; None where it has no usage. Raises InputError where an exchange rate is missing."""
+def statement_of(ledger: Ledger, month: Period, book: PriceBook, *, sums: Sequence[str] = SUMS) -> Statement | None:
+    """The month rated; None where it has no usage. sums: as in `read_rows`.
+
+    Raises InputError where an exchange rate is missing.
+    """
     prices.require(book, month)
-    rows = read_rows(ledger, month, book)
+    rows = read_rows(ledger, month, book, sums=sums)
     if rows is None:
         return None
     say(f"rating {len(rows.key):,} usage rows with {book.id} {book.version}")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from apicost.commands import _months
+from apicost.core.rating import rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period
 from apicost.core.rating.usage_rows import KEYS, gather
@@ -53,7 +54,8 @@ def main(argv: list[str]) -> int:
         try:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             if options.what == "charges":
-                statement = _months.statement_of(ledger, month, sources.priced)
+                needed = rate.sums_needed(sources.priced)
+                statement = _months.statement_of(ledger, month, sources.priced, sums=needed)
                 if statement is not None:
                     rows = export.write_charges(Bill(statement=statement), options.output, sources.apis, options.api)
             elif options.by == "day":
