@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 
 from apicost import bulk, durable
 from apicost.core.rating import money
+from apicost.report.focus.columns import MADE
 
 Bytes = bytes | memoryview
 
 # Columns of text made by this program: numbers, whose minus sign is theirs, and hexadecimal digits.
-OURS = frozenset(
+OURS = MADE | frozenset(
     ("quantity", "unit_price", "list_cost", "billed_cost", "charge_id", "contracted_cost", "contracted_unit_price")
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -83,7 +83,7 @@ def test_consumption_of_packages_is_what_was_used(bill, found):
     for row in found:
         assert (row["ConsumedQuantity"] is None) == (row["ConsumedUnit"] is None)
         if row["ChargeCategory"] != "Usage":
-            assert row["ConsumedQuantity"] is None
+            assert row["ConsumedQuantity"] is None and row["ChargeCategory"] == "Adjustment"
         elif row["ChargeClass"] is None:
             used[row["SkuId"], row["ConsumedUnit"]] += Fraction(row["ConsumedQuantity"])
         elif row["x_Tier"] == "package":

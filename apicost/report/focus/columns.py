@@ -177,6 +177,10 @@ OURS: Mapping[str, str] = {
 }  # fmt: skip
 
 
+# Columns whose text this program makes: numbers, whose minus sign is theirs, and hexadecimal digits.
+MADE = frozenset({"x_ChargeId", *(column.name for column in (*WRITTEN, *FOREIGN) if column.is_decimal)})
+
+
 def written(version: str) -> tuple[Column, ...]:
     """The columns of a file, in their order. Raises ValueError for a version that is not written."""
     if version not in VERSIONS:

@@ -31,11 +31,15 @@ from apicost.core.rating.pricebook import COMMITMENT, UNITS
 from apicost.core.rating.statement import CORRECTION, PURCHASE, UNPRICED, USAGE
 from apicost.report.export import ApiInfo, tags_of
 from apicost.report.focus import columns as focus_columns
-from apicost.report.focus.columns import SERVICE_CATEGORY, SERVICE_SUBCATEGORY
+from apicost.report.focus.columns import MADE, SERVICE_CATEGORY, SERVICE_SUBCATEGORY
 from apicost.report.focus.quantities import Quantities
 from apicost.report.focus.settings import FocusSettings
 
 Values = tuple[str | None, ...]
+
+# The category of fixed amounts. They are bought month by month, yet a Purchase is to FOCUS's validator what is paid in
+# advance for later charges: its EffectiveCost must be 0, and the amounts would be missing from every effective total.
+_FIXED = "Adjustment"
 
 
 def columns(version: str) -> tuple[str, ...]:
@@ -119,7 +123,7 @@ class _Maker:
         made = self._money(charges, position) | self._sold(charges) | self._whose(charges, position)
         made |= {name: charges.column(source) for name, source in focus_columns.OURS.items() if name not in made}
         made |= {name: _constant(value, len(charges)) for name, value in self.fixed.items()}
-        return pa.table([made[name] for name in self.names], names=list(self.names))
+        return pa.table([_coded(name, made[name]) for name in self.names], names=list(self.names))
 
     def _money(self, charges: pa.Table, position: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Costs, prices and quantities."""
@@ -153,11 +157,10 @@ class _Maker:
                       "pricing_currency", "charge_category", "charge_class", "consumer"),
             _sku_columns,
             ("SkuId", "SkuPriceId", "SkuMeter", "SkuPriceDetails", "PricingUnit", "ChargeDescription",
-             "ChargeFrequency"),
+             "ChargeFrequency", "ChargeCategory"),
             blank={"consumer": ("charge_category", USAGE)},
         )  # fmt: skip
         return sold | {
-            "ChargeCategory": charges.column("charge_category"),
             "ChargeClass": charges.column("charge_class"),
             "ChargePeriodStart": charges.column("period_start"),
             "ChargePeriodEnd": charges.column("period_end"),
@@ -274,7 +277,7 @@ def _sku_columns(row: Values) -> Values:
         description = f"{sku}: a monthly amount, split by {method}"
     if class_ == CORRECTION:
         description = f"Correction of {description}"
-    return (sku, price_id, meter, details, unit, description, frequency)
+    return (sku, price_id, meter, details, unit, description, frequency, USAGE if category == USAGE else _FIXED)
 
 
 def _method(sku: str | None, price_id: str | None, tier: str | None, meter: str | None) -> str:
@@ -341,6 +344,13 @@ def _plain(column: Any) -> Any:
     if isinstance(column, pa.ChunkedArray):  # no rows: Arrow keeps it chunked
         column = pa.array([], column.type)
     return column.cast(pa.string())
+
+
+def _coded(name: str, column: Any) -> Any:
+    """Texts of which there are few as a dictionary: whoever writes them looks at each once."""
+    if name in MADE or name == "AllocatedMethodDetails" or pa.types.is_dictionary(column.type):
+        return column
+    return column.dictionary_encode()
 
 
 def _only(keep: npt.NDArray[np.bool_], column: Any) -> Any:
