@@ -93,6 +93,22 @@ class Ledger:
         days = [segment.day_unix_s for segment in self._listing if segment.kind == "usage"]
         return (min(days), max(days)) if days else None
 
+    def segments(self, kind: str, start_unix_s: int, end_unix_s: int) -> tuple[Segment, ...]:
+        """The segments of a kind whose UTC days touch a period."""
+        return tuple(
+            s for s in self._listing
+            if s.kind == kind and s.day_unix_s < end_unix_s and s.day_unix_s + DAY_S > start_unix_s
+        )  # fmt: skip
+
+    def prove(self, kind: str, start_unix_s: int, end_unix_s: int) -> None:
+        """Read the files of a period whole and hold them against their checksums: answers then use good ones alone.
+
+        What is missing for it stands in `damaged` after the answer.
+        """
+        for segment in self.segments(kind, start_unix_s, end_unix_s):
+            if segment.name not in self._bad and (damage := segments.damage(self.folder, segment, whole=True)):
+                self._bad[segment.name] = damage
+
     def usage(
         self,
         edges: Sequence[int],
@@ -241,10 +257,7 @@ class Ledger:
 
     def _choose(self, kind: str, edges: Sequence[int]) -> list[Segment]:
         """The readable segments that hold each fact of [first edge, last edge) once."""
-        touched = [
-            s for s in self._listing
-            if s.kind == kind and s.day_unix_s < edges[-1] and s.day_unix_s + DAY_S > edges[0]
-        ]  # fmt: skip
+        touched = self.segments(kind, edges[0], edges[-1])
         for segment in touched:
             if segment.name not in self._bad and (damage := segments.damage(self.folder, segment)):
                 self._bad[segment.name] = damage
