@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ USAGE_COLUMNS = (
     "status_class", "scope", "calls", *_LEG_SUMS, "exact_bytes", "aligned_bytes", "apportioned_bytes",
     "period_end", "match_state", "upstream_scope", "llm_model", *_MORE_SUMS,
 )  # fmt: skip
+USAGE_COUNTS = frozenset(("calls", *_LEG_SUMS, "exact_bytes", "aligned_bytes", "apportioned_bytes", *_MORE_SUMS))
+
+Seen = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +60,26 @@ class ApiInfo:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_charges(bill: Bill, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None) -> int:
-    """Write a month's charges and corrections, of one API if named; returns the number of rows."""
+def write_charges(
+    bill: Bill, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None, seen: Seen | None = None
+) -> int:
+    """Write a month's charges and corrections, of one API if named; returns the number of rows.
+
+    seen: called with the rows written so far.
+    """
     pieces = itertools.chain(_charge_pieces(bill.statement, apis, api), _correction_pieces(bill, apis, api))
-    return _write(path, CHARGE_COLUMNS, pieces)
+    return _write(path, CHARGE_COLUMNS, pieces, seen)
 
 
-def write_usage(usage: Iterable[UsageRows], period: Period, path: Path, api: str | None = None) -> int:
-    """Write gathered usage, one lot after the other, of one API if named; returns the number of rows."""
-    return _write(path, USAGE_COLUMNS, (piece for lot in usage for piece in _usage_pieces(lot, period, api)))
+def write_usage(
+    usage: Iterable[UsageRows], period: Period, path: Path, api: str | None = None, seen: Seen | None = None
+) -> int:
+    """Write gathered usage, one lot after the other, of one API if named; returns the number of rows.
+
+    seen: as in `write_charges`.
+    """
+    tables = (table for lot in usage for table in usage_tables(lot, period, api))
+    return _write(path, USAGE_COLUMNS, ((csvfile.encode(table), len(table)) for table in tables), seen)
 
 
 def keys_of(keys: pa.Table, api: str) -> np.ndarray:
@@ -74,7 +88,7 @@ def keys_of(keys: pa.Table, api: str) -> np.ndarray:
     return codes == values.index(api) if api in values else np.zeros(len(codes), np.bool_)
 
 
-def _write(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[csvfile.Bytes, int]]) -> int:
+def _write(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[csvfile.Bytes, int]], seen: Seen | None) -> int:
     count = 0
 
     def counted() -> Iterator[csvfile.Bytes]:
@@ -82,6 +96,8 @@ def _write(path: Path, names: tuple[str, ...], pieces: Iterable[tuple[csvfile.By
         for piece, rows in pieces:
             count += rows
             yield piece
+            if seen:
+                seen(count)
 
     csvfile.write_lines(path, names, counted())
     return count
@@ -180,7 +196,8 @@ def tags_of(keys: pa.Table, apis: Mapping[str, ApiInfo], rules: Sequence[TagRule
     return tags.of_keys(keys, rules, defaults)
 
 
-def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator[tuple[bytes, int]]:
+def usage_tables(usage: UsageRows, period: Period, api: str | None = None) -> Iterator[pa.Table]:
+    """Gathered usage as tables of USAGE_COLUMNS, of one API if named."""
     rows = np.arange(len(usage.key)) if api is None else np.flatnonzero(keys_of(usage.keys, api)[usage.key])
     texts = [utc_text(start) for start in period.starts]
     for start in range(0, len(rows), PIECE_ROWS):
@@ -194,4 +211,4 @@ def _usage_pieces(usage: UsageRows, period: Period, api: str | None) -> Iterator
             **{name: keys.column(name) for name in KEYS},
             **{name: pa.array(values[picked]) for name, values in usage.sums.items()},
         }
-        yield csvfile.encode(pa.table({name: columns[name] for name in USAGE_COLUMNS})), len(picked)
+        yield pa.table({name: columns[name] for name in USAGE_COLUMNS})
