@@ -25,13 +25,16 @@ COMMANDS = {
     "prices": "check a price book, or compare two",
     "conformance": "what the traffic does that the documents do not say, and its cost",
     "routes": "the gateway's routes against the OpenAPI documents",
+    "close": "freeze a month as it is signed; what comes later is a correction",
+    "verify": "closed months against their checksums and a second rating",
     "explain": "how a charge came to be, down to quantities and price-book lines",
+    "reconcile": "a provider's bill against the month, cause by cause",
     "spec": "OpenAPI documents: lint, drafts of what is missing, measured usage in them",
     "doctor": "what this host has and lacks, and how to mend it",
     "demo": "live traffic through a gateway on this machine, and its report",
 }
 # These read a whole month; Arrow is not loaded before they are.
-OF_A_MONTH = frozenset(("report", "export", "explain"))
+OF_A_MONTH = frozenset(("report", "export", "explain", "reconcile", "close", "verify"))
 
 USAGE = """apicost: what each API behind an Apache APISIX gateway really costs
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from apicost import config, durable
 from apicost.catalog import prices
+from apicost.commands import _closed
+from apicost.commands._terminal import error, say
 from apicost.core.rating import days, period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.days import keys_needed
@@ -20,10 +22,12 @@ from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.statement import Statement
 from apicost.core.rating.usage_rows import KEYS, SUMS, UsageRows, gather
-from apicost.problems import InputError, Problem
 from apicost.report.export import ApiInfo
 from apicost.store.catalogue import CATALOGUE, LedgerError
+from apicost.store.closed import ClosedMonth, closed_month, closed_months
 from apicost.store.query import Ledger
+
+__all__ = ["error", "say"]  # said by commands as parts of this module
 
 DEFAULT_CONFIG = Path("apicost.yaml")
 _ONE_DAY = timedelta(days=1)
@@ -31,7 +35,10 @@ _ONE_DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where a month comes from. book, config: None where none is named."""
+    """Where a month comes from. book, config: None where none is named.
+
+    book, apis: of a closed month those that it was closed with, whatever the options and the configuration say now.
+    """
 
     ledger: Path
     book: PriceBook | None
@@ -47,14 +54,15 @@ class Sources:
         return self.book
 
 
-def add_options(parser: argparse.ArgumentParser, *, month: bool = True) -> None:
-    """The options that say which ledger, prices and month."""
+def add_options(parser: argparse.ArgumentParser, *, month: bool = True, named: bool = True) -> None:
+    """The options that say which ledger, prices and month. month: needed; named: there is such an option at all."""
     parser.add_argument("-c", "--config", type=Path, help=f"apicost.yaml (default: ./{DEFAULT_CONFIG} if it is there)")
     parser.add_argument("--ledger", type=Path, help="the ledger's folder; without a configuration this is needed")
     parser.add_argument("--prices", type=Path, help="price book; replaces the configuration's")
-    parser.add_argument(
-        "--month", required=month, metavar="YYYY-MM", help="calendar month of the price book's time zone"
-    )
+    if named:
+        parser.add_argument(
+            "--month", required=month, metavar="YYYY-MM", help="calendar month of the price book's time zone"
+        )
 
 
 def sources(options: argparse.Namespace) -> Sources:
@@ -73,13 +81,25 @@ def sources(options: argparse.Namespace) -> Sources:
         api.id: ApiInfo(title=api.title, owner=api.owner, team=api.team, tags=dict(api.tags))
         for api in (settings.apis if settings else ())
     }
+    if (closed := _closed_month(folder, getattr(options, "month", None))) is not None:
+        if options.prices:
+            print(f"apicost: {closed.month} is closed: it is shown with the price book and the APIs' owners of then",
+                  file=sys.stderr)  # fmt: skip
+        return Sources(ledger=folder, book=_closed.book_of(closed), apis=_closed.apis_of(closed), config=settings)
     return Sources(ledger=folder, book=prices.load(file) if file else None, apis=apis, config=settings)
 
 
-def month_of(name: str, book: PriceBook | None) -> Period:
+def _closed_month(folder: Path, month: str | None) -> ClosedMonth | None:
+    try:
+        return closed_month(folder, month) if month else None
+    except LedgerError as failure:
+        raise error(str(folder), str(failure), "the month is not shown", "run `apicost verify`") from None
+
+
+def month_of(name: str, book: PriceBook | None, place: str = "--month") -> Period:
     """The month of an option. Raises InputError where it is none."""
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", name) or name < "0001-01":
-        raise error("--month", f"{name!r} is not a month", "nothing is written", "write YYYY-MM, such as 2026-11")
+        raise error(place, f"{name!r} is not a month", "nothing is written", "write YYYY-MM, such as 2026-11")
     return period.month(name, book.time_zone if book else "UTC")
 
 
@@ -103,25 +123,36 @@ def read_rows(ledger: Ledger, month: Period, book: PriceBook | None, *, sums: Se
 
     sums: the columns that are asked for; `rate.sums_needed` names those that charges are made from.
     """
-    say(f"reading {month.name} from {ledger.folder}")
-    cuts = book.price_changes(month.days) if book else (0,)
-    edges = [*(month.starts[day] for day in cuts), month.end_unix_s]
-    rows = gather(ledger.usage(edges, KEYS, sums=sums), month, cuts)
+    rows = _closed.rows_of(_closed.source_of(ledger, month), month, book, sums)
     return rows if len(rows.key) else None
 
 
 def read_days(ledger: Ledger, month: Period, book: PriceBook) -> UsageRows:
     """The month's usage by day, with the keys and sums alone that the cost by day depends on."""
-    return gather(ledger.usage(month.starts, keys_needed(book), sums=days.sums_needed(book)), month)
+    source = _closed.source_of(ledger, month)
+    return gather(source.usage(month.starts, keys_needed(book), sums=days.sums_needed(book)), month)
+
+
+def completeness(ledger: Ledger, month: Period) -> dict[str, int]:
+    """How complete the month's data is, as `Ledger.completeness`; of a closed month as it was then."""
+    closed = closed_month(ledger.folder, month.name)
+    return closed.completeness if closed else ledger.completeness(month.start_unix_s, month.end_unix_s)
 
 
 def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, int] | None:
-    """The month before and its total with the same price book; None where the ledger has nothing of it.
+    """The month before and its total; None where the ledger has nothing of it, or another currency.
 
+    A closed month's is what it billed, corrections included, and a closed month keeps the one that it was closed with;
+    else it is the total with the same price book.
     Only the keys that prices ask for are read: the total does not depend on the others, but for the last digits
     of a share where contracts or commitments make the shares of a tier differ in price.
     """
     before = period.month((month.days[0] - _ONE_DAY).strftime("%Y-%m"), book.time_zone)
+    if (closed := closed_month(ledger.folder, month.name)) is not None:
+        return _closed.before(closed)
+    if (closed := closed_month(ledger.folder, before.name)) is not None:
+        alike = (closed.currency, closed.scale) == (book.currency, book.statement_scale)
+        return (closed.month, _closed.total_minor(closed)) if alike else None
     if missing := book.without_rate(before.days, before.name):
         names = ", ".join(sorted({price.currency or "" for _, price in missing}))
         print(f"apicost: not compared with {before.name}: no exchange rate of {names} in it", file=sys.stderr)
@@ -131,12 +162,6 @@ def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, i
     edges = [*(before.starts[day] for day in cuts), before.end_unix_s]
     rows = gather(ledger.usage(edges, keys, sums=rate.sums_needed(book)), before, cuts)
     return (before.name, rate.rate_rows(rows, book, before).total_minor) if len(rows.key) else None
-
-
-def say(text: str) -> None:
-    """Progress for a person at a terminal; silent otherwise."""
-    if sys.stderr.isatty():
-        print(f"apicost: {text}", file=sys.stderr)
 
 
 def write_text(text: str, path: Path | None, effect: str) -> None:
@@ -160,28 +185,33 @@ def no_data(month: str, folder: Path) -> int:
     return 3
 
 
-def error(place: str, fact: str, effect: str, fix: str) -> InputError:
-    """One problem of an option."""
-    return InputError([Problem(place=place, fact=fact, effect=effect, fix=fix)])
-
-
 def statement_of(ledger: Ledger, month: Period, book: PriceBook, *, sums: Sequence[str] = SUMS) -> Statement | None:
-    """The month rated; None where it has no usage. sums: as in `read_rows`.
+    """The month rated with a book; None where it has no usage. sums: as in `read_rows`.
 
     Raises InputError where an exchange rate is missing.
     """
-    prices.require(book, month)
-    rows = read_rows(ledger, month, book, sums=sums)
-    if rows is None:
-        return None
-    say(f"rating {len(rows.key):,} usage rows with {book.id} {book.version}")
-    return rate.rate_rows(rows, book, month)
+    statement = _closed.statement_of(_closed.source_of(ledger, month), month, book, sums)
+    return statement if len(statement.usage.key) else None
 
 
-def bill_of(ledger: Ledger, month: Period, sources: Sources) -> Bill | None:
+def bill_of(ledger: Ledger, month: Period, sources: Sources, *, sums: Sequence[str] = SUMS) -> Bill | None:
     """What the month bills: its statement, and the corrections of closed months that fall to it.
 
-    None where it has neither usage nor corrections. Raises InputError where an exchange rate is missing.
+    A closed month is what was booked. sums: as in `read_rows`.
+    None where it has neither usage nor corrections. Raises InputError where an exchange rate is missing, where this
+    program does not come to what was booked, or where the price book can't be held against what was.
     """
-    statement = statement_of(ledger, month, sources.priced)
-    return None if statement is None else Bill(statement=statement)
+    if (closed := closed_month(ledger.folder, month.name)) is not None:
+        return _closed.bill_of(closed, sums)
+    book = sources.priced
+    statement = _closed.statement_of(ledger, month, book, sums)
+    months = closed_months(ledger.folder)
+    if _closed.open_month(months) != month.name:
+        return Bill(statement=statement) if len(statement.usage.key) else None
+    corrected = _closed.corrections(ledger, months, book)
+    for name, days_gone in corrected.forgotten.items():
+        print(f"apicost: the ledger knows less of {days_gone} days of {name} than when it was closed: what was booked "
+              "of these days stands", file=sys.stderr)  # fmt: skip
+    if not len(statement.usage.key) and not len(corrected.rows):
+        return None
+    return Bill(statement=statement, corrections=corrected.rows)

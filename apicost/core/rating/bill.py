@@ -7,6 +7,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 from apicost.core import records
 from apicost.core.rating import money
 from apicost.core.rating.statement import CHARGE, Statement
+from apicost.core.rating.usage_rows import KEYS
 
 PIECE_ROWS = 1 << 15
 
@@ -55,6 +57,23 @@ class Bill:
             yield self.statement.table(start, min(start + rows, len(self.statement)))
         for start in range(0, len(self.corrections), rows):
             yield self.corrections.slice(start, rows)
+
+
+def fingerprint(statement: Statement) -> str:
+    """What identifies a statement's charges, as hexadecimal digits, without their texts being made.
+
+    The same for the same keys, lines, quantities and costs; another for charges that read otherwise.
+    """
+    digest = hashlib.sha256(f"{statement.period}\x1f{statement.total_minor}".encode())
+    digest.update(repr(statement.line_table().to_pydict()).encode())
+    digest.update(repr([line.unit_base for line in statement.lines]).encode())
+    for name in KEYS:
+        codes, values = records.codes(statement.keys, name)
+        digest.update("\x1f".join(["", *values]).encode(errors="surrogatepass"))
+        digest.update(codes.astype("<i4").tobytes())
+    for column in (statement.key, statement.line, statement.quantity, statement.billed_minor):
+        digest.update(column.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def minor_of(charges: pa.Table, scale: int) -> list[int]:

@@ -1,0 +1,291 @@
+"""Closed months and what they make of the open one: their bills, and the corrections that fall to it.
+
+Rules of this file:
+- A closed month is shown from its folder alone: its usage and its price book, rated again and held against the
+  charges that were booked. Where this version of the program comes to others, it says so and shows nothing.
+- Corrections fall to the first month after the last closed one. Usage of a closed month is what the ledger has, but
+  for days of which the ledger knows less than a folder: those it has forgotten, and the folder stands for them.
+- What was booked is right for the usage and the prices that were known last: where neither has changed, nothing is
+  rated, and there is no correction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apicost.catalog import prices
+from apicost.commands._terminal import error, say
+from apicost.core import records
+from apicost.core.rating import corrections as core
+from apicost.core.rating import period, rate
+from apicost.core.rating.bill import PIECE_ROWS, Bill, fingerprint
+from apicost.core.rating.period import Period, utc_text
+from apicost.core.rating.pricebook import FxRate, PriceBook
+from apicost.core.rating.statement import CHARGE, CORRECTION, Statement
+from apicost.core.rating.usage_rows import KEYS, SUMS, UsageRows, gather
+from apicost.report.export import ApiInfo
+from apicost.store import closed as store
+from apicost.store.closed import ClosedMonth, DaysOf, DaySums, UsageSource
+from apicost.store.query import Ledger
+
+
+def book_of(closed: ClosedMonth) -> PriceBook:
+    """The price book as it was when the month was closed."""
+    return prices.load(closed.prices)
+
+
+def apis_of(closed: ClosedMonth) -> dict[str, ApiInfo]:
+    """Titles, owners, teams and tags of the APIs as the configuration had them then."""
+    return {name: ApiInfo(**told) for name, told in closed.manifest["apis"].items()}
+
+
+def apis_as_data(apis: Mapping[str, ApiInfo]) -> dict[str, object]:
+    """The same for a manifest."""
+    return {
+        name: {"title": api.title, "owner": api.owner, "team": api.team, "tags": dict(api.tags)}
+        for name, api in sorted(apis.items())
+    }
+
+
+def month_of(closed: ClosedMonth) -> Period:
+    """The month by the clocks that it was closed by."""
+    return period.month(closed.month, closed.time_zone)
+
+
+def source_of(ledger: Ledger, month: Period) -> UsageSource:
+    """Where a month's usage is: its folder where it is closed, else the ledger.
+
+    Raises InputError where it was closed by other clocks than the month's.
+    """
+    closed = store.closed_month(ledger.folder, month.name)
+    if closed is None:
+        return ledger
+    if closed.time_zone != month.time_zone:
+        raise error(
+            str(closed.folder), f"{month.name} was closed by the clocks of {closed.time_zone}",
+            f"its days are none of {month.time_zone}", f"use a price book of the time zone {closed.time_zone}",
+        )  # fmt: skip
+    return closed.usage_of(month.name)
+
+
+def rows_of(source: UsageSource, month: Period, book: PriceBook | None, sums: Sequence[str] = SUMS) -> UsageRows:
+    """A month's usage by key, cut where a price of the book changes."""
+    cuts = book.price_changes(month.days) if book else (0,)
+    edges = [*(month.starts[day] for day in cuts), month.end_unix_s]
+    return gather(source.usage(edges, KEYS, sums=sums), month, cuts)
+
+
+def statement_of(source: UsageSource, month: Period, book: PriceBook, sums: Sequence[str] = SUMS) -> Statement:
+    """A month rated, also one without usage. Raises InputError where an exchange rate is missing."""
+    prices.require(book, month)
+    rows = rows_of(source, month, book, sums)
+    say(f"rating {len(rows.key):,} usage rows of {month.name} with {book.id} {book.version}")
+    return rate.rate_rows(rows, book, month)
+
+
+# -- closed months ---------------------------------------------------------------------------------------------
+
+
+def bill_of(closed: ClosedMonth, sums: Sequence[str] = SUMS) -> Bill:
+    """What a closed month billed. sums: the columns of usage that are asked for beside the charges.
+
+    Raises InputError where this program does not come to the charges that were booked.
+    """
+    statement = statement_of(closed.usage_of(closed.month), month_of(closed), book_of(closed), sums)
+    if fingerprint(statement) != closed.manifest["statement_sha256"] and (told := differences(statement, closed)):
+        raise error(
+            str(closed.folder), f"apicost {closed.manifest['apicost']} closed this month, and this version rates it "
+            f"otherwise: {'; '.join(told)}", "the month is not shown: a closed month never changes",
+            f"use apicost {closed.manifest['apicost']} for it, run `apicost verify {closed.month}`, or put the folder "
+            "back from a backup",
+        )  # fmt: skip
+    return Bill(statement=statement, corrections=booked_corrections(closed), closed=True)
+
+
+def total_minor(closed: ClosedMonth) -> int:
+    """What a closed month billed, corrections included, in minor units of its currency."""
+    return int(Fraction(closed.total) * 10**closed.scale)
+
+
+def before(closed: ClosedMonth) -> tuple[str, int] | None:
+    """The month before a closed one and its total, as they were then; None where there was nothing of it."""
+    told = closed.manifest["before"]
+    return None if told is None else (str(told["month"]), int(Fraction(told["billed_cost"]) * 10**closed.scale))
+
+
+def booked_corrections(closed: ClosedMonth) -> pa.Table:
+    """The corrections of earlier months that a closed month bears, columns as in CHARGE."""
+    if not closed.manifest["totals"]["rows"]["corrections"]:
+        return records.empty(CHARGE)
+    return _of_class(closed.charges(), CORRECTION)
+
+
+def differences(statement: Statement, closed: ClosedMonth) -> list[str]:
+    """Where a statement's charges are not those that were booked, each as a sentence; none is good."""
+    have = [name for name in records.schema(CHARGE).names if name in closed.columns()]
+    frozen = _of_class(closed.charges(), None).select(have)
+    if len(frozen) != len(statement):
+        return [f"{len(statement)} charges, not {len(frozen)}"]
+    found = []
+    for start in range(0, len(frozen), PIECE_ROWS):
+        piece = statement.table(start, min(start + PIECE_ROWS, len(frozen))).select(have)
+        found += unequal(piece, frozen.slice(start, len(piece)))
+        if len(found) > 3:
+            return [*found[:3], "and more"]
+    return found
+
+
+def unequal(now: pa.Table, then: pa.Table) -> list[str]:
+    """The first cells in which rows of charges differ, one for each column that does."""
+    found = []
+    if len(now) != len(then):
+        return [f"{len(now)} rows, not {len(then)}"]
+    for name in then.column_names:
+        mine, theirs = (table.column(name).cast(pa.string()).combine_chunks() for table in (now, then))
+        if not mine.equals(theirs):
+            differs: Any = pc.not_equal(mine.fill_null("\0"), theirs.fill_null("\0"))
+            at = int(np.flatnonzero(differs.to_numpy(zero_copy_only=False))[0])
+            found.append(f"charge {then.column('charge_id')[at]}: {name} {mine[at]}, not {theirs[at]}")
+    return found
+
+
+def _of_class(charges: pa.Table, wanted: str | None) -> pa.Table:
+    """The charges of a class; None: those without one."""
+    codes, values = records.codes(charges, "charge_class")
+    is_correction = codes == values.index(CORRECTION) if CORRECTION in values else np.zeros(len(codes), np.bool_)
+    return charges.filter(pa.array(is_correction if wanted == CORRECTION else ~is_correction))
+
+
+# -- corrections -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrected:
+    """What closed months say now.
+
+    rows: corrections of all of them, month by month. usage: months of which more is known than the folders have, and
+    what is known. forgotten: months -> days of which the ledger knows less than a folder.
+    unlocked: exchange rates in the statements of now that may still change.
+    """
+
+    rows: pa.Table
+    usage: Mapping[str, UsageSource] = field(default_factory=dict)
+    forgotten: Mapping[str, int] = field(default_factory=dict)
+    unlocked: tuple[FxRate, ...] = ()
+
+
+def open_month(months: Sequence[ClosedMonth]) -> str | None:
+    """The month that bears corrections: the first after the last closed one; None where none is closed."""
+    if not months:
+        return None
+    year, month = map(int, months[-1].month.split("-"))
+    return f"{year + month // 12:04}-{month % 12 + 1:02}"
+
+
+def corrections(ledger: Ledger, months: Sequence[ClosedMonth], book: PriceBook) -> Corrected:
+    """What the present ledger and price book correct of closed months, for the month after the last of them.
+
+    months: all closed months, in order. Raises InputError where the book can't be held against them.
+    """
+    billing_month = open_month(months)
+    if billing_month is None:
+        return Corrected(rows=records.empty(CHARGE))
+    comparable(months, book)
+    before = book_of(months[-1])
+    found = [records.empty(CHARGE)]
+    usage: dict[str, UsageSource] = {}
+    forgotten: dict[str, int] = {}
+    unlocked: list[FxRate] = []
+    for closed in months:
+        month = month_of(closed)
+        known = store.latest_usage(months, closed.month)
+        source: UsageSource = known.usage_of(closed.month)
+        if position(ledger, month) != known.position_of(closed.month):
+            present, short = present_usage(ledger, month, known)
+            if short:
+                forgotten[closed.month] = short
+            if present is not None:
+                source = usage[closed.month] = present
+        if closed.month not in usage and core.same_terms(before, book, month):
+            continue
+        keeps_prices(before, book, month)
+        statement = statement_of(source, month, book)
+        unlocked += statement.unlocked_rates
+        found.append(core.corrections(list(booked(months, closed)), statement, billing_month=billing_month))
+    rows = pa.concat_tables(found).unify_dictionaries()
+    return Corrected(rows=rows, usage=usage, forgotten=forgotten, unlocked=tuple(dict.fromkeys(unlocked)))
+
+
+def present_usage(ledger: Ledger, month: Period, known: ClosedMonth) -> tuple[UsageSource | None, int]:
+    """What is known of a closed month beyond a folder (None: nothing), and how many days the ledger has forgotten."""
+    frozen, sums = known.usage_of(month.name), known.sums_of(month.name)
+    have = DaySums.of(ledger, month.starts)
+    short = have.falls_short_of(sums)
+    if not short:
+        return (None if have.equals(sums) else ledger), 0
+    mixed = DaysOf(first=ledger, second=frozen, days=frozenset(short), starts=month.starts)
+    return (None if DaySums.of(mixed, month.starts).equals(sums) else mixed), len(short)
+
+
+def booked(months: Sequence[ClosedMonth], closed: ClosedMonth) -> Iterator[pa.Table]:
+    """What was booked of a closed month: its own charges, and corrections of it in later closed months."""
+    needed = (*core.NEEDED, "charge_class")
+    yield _of_class(closed.charges(needed), None)
+    for later in months:
+        if later.month > closed.month and later.manifest["totals"]["rows"]["corrections"]:
+            yield about(_of_class(later.charges(needed), CORRECTION), month_of(closed))
+
+
+def about(charges: pa.Table, month: Period) -> pa.Table:
+    """The charges whose charge period lies in a month."""
+    since = charges.column("period_start").cast(pa.string())
+    start, end = pa.scalar(utc_text(month.start_unix_s)), pa.scalar(utc_text(month.end_unix_s))
+    return charges.filter(pc.and_(pc.greater_equal(since, start), pc.less(since, end)))
+
+
+def comparable(months: Sequence[ClosedMonth], book: PriceBook) -> None:
+    """Raises InputError where a price book is in another currency, scale or time zone than the closed months."""
+    last = months[-1]
+    for what, theirs, mine in (
+        ("currency", last.currency, book.currency),
+        ("rounding: statement_scale", str(last.scale), str(book.statement_scale)),
+        ("calendar: time_zone", last.time_zone, book.time_zone),
+    ):
+        if theirs != mine:
+            raise error(
+                book.file, f"{what} {mine}, and {last.month} was closed with {theirs}",
+                "what was booked can't be compared with what it would be now, so no open month is billed",
+                f"write {theirs}, or begin a new ledger",
+            )  # fmt: skip
+
+
+def keeps_prices(before: PriceBook, book: PriceBook, month: Period) -> None:
+    """Raises InputError where a book has no price for days of a closed month that were priced.
+
+    A book for the months to come alone would take back every cost of the closed ones.
+    """
+    now = {sku.id: sku for sku in book.skus}
+    for sku in before.skus:
+        for day in month.days:
+            if sku.price_on(day) is not None and (sku.id not in now or now[sku.id].price_on(day) is None):
+                raise error(
+                    now[sku.id].place if sku.id in now else book.file,
+                    f"{sku.id} has no price on {day}, and {month.name} was closed with one ({sku.place})",
+                    "corrections would take back all that it cost, so no open month is billed",
+                    "keep the prices of closed months in the book, each with its from and to; what is to cost nothing "
+                    "after all has the price \"0\"",
+                )  # fmt: skip
+
+
+def position(ledger: Ledger, month: Period) -> str:
+    """What identifies the ledger's segments that hold a month's usage: another after compaction, too."""
+    found = sorted((s.name, s.crc32) for s in ledger.segments("usage", month.start_unix_s, month.end_unix_s))
+    return hashlib.sha256(repr(found).encode()).hexdigest()
