@@ -12,6 +12,7 @@ from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import month
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.statement import CHARGE, CORRECTION, Statement
+from apicost.report.tables.rows import Column, Kind, Rows
 
 _AMOUNTS = ("quantity", "list_cost", "contracted_cost", "billed_cost")
 
@@ -42,3 +43,10 @@ def taken_back(made: Statement, charges: list[int]) -> pa.Table:
 def _negative(text: str) -> str:
     places = len(text.partition(".")[2])
     return money.fixed(-int(Decimal(text).scaleb(places)), places)
+
+
+def text_rows(values: list[str | None], name: str = "list_cost") -> Rows:
+    """Rows of one amount column, a piece for each two values."""
+    table = pa.table({name: pa.array(values, pa.string())})
+    pieces = [table.slice(start, 2) for start in range(0, len(values), 2)]
+    return Rows(columns=(Column(name=name, kind=Kind.AMOUNT, added=True),), pieces=lambda: iter(pieces))

@@ -1,0 +1,1 @@
+"""Rows of a month as files of several formats; `rows.Rows` is what all of them take."""

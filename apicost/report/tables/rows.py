@@ -1,0 +1,69 @@
+"""A month's rows as every table format takes them: named columns of four kinds, piece by piece.
+
+Rules of this file:
+- A format is chosen by a column's kind, never by its name or its values.
+- Amounts are exact decimal text until a format has a type that holds them exactly.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+Seen = Callable[[int], None]  # called with the rows written so far
+
+
+class Kind(enum.Enum):
+    """What the values of a column are; null is absent in all of them."""
+
+    TEXT = "text"
+    COUNT = "count"  # int64
+    AMOUNT = "amount"  # plain decimal text: money, quantities, prices, rates
+    TIME = "time"  # UTC text, 2026-10-31T23:00:00Z
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column.
+
+    places: decimal places that a person sees of an amount; None: as many as each value has.
+    added: whether its sum says something: it stands in summaries.
+    """
+
+    name: str
+    kind: Kind = Kind.TEXT
+    places: int | None = None
+    added: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of one list of columns, in their order.
+
+    pieces: makes them anew at each call, the same each time; tables with at least these columns.
+    count: how many there are; None where that is known only at the end.
+    """
+
+    columns: tuple[Column, ...]
+    pieces: Callable[[], Iterator[pa.Table]]
+    count: int | None = None
+
+    def of_kind(self, kind: Kind) -> tuple[str, ...]:
+        """Names of the columns of a kind."""
+        return tuple(column.name for column in self.columns if column.kind is kind)
+
+    def selected(self) -> Iterator[pa.Table]:
+        """The pieces that hold a row, with these columns alone."""
+        names = [column.name for column in self.columns]
+        return (piece.select(names) for piece in self.pieces() if len(piece))
+
+
+def plain(column: Any) -> Any:
+    """A column as one array of plain values, whatever its dictionaries were."""
+    values = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    whole = values.combine_chunks()
+    return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
