@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from apicost import durable
 from apicost.commands import _conformance, _months
+from apicost.core.rating import period
 from apicost.core.rating.bill import Bill
+from apicost.core.rating.period import Period
 from apicost.core.rating.statement import Statement
 from apicost.problems import InputError
-from apicost.report import csvfile, export, monthly, pdf, render
+from apicost.report import csvfile, export, monthly, pdf, render, words
+from apicost.report.before import Before, before_of
 from apicost.report.conformance import page
 from apicost.report.conformance.formats import render as render_findings
 from apicost.report.conformance.outcome import Outcome, as_data
@@ -59,27 +63,51 @@ def main(argv: list[str]) -> int:
     book = sources.priced
     month = _months.month_of(options.month, book)
     with _months.open_ledger(sources.ledger) as ledger:
-        statement = _months.statement_of(ledger, month, book)
-        if statement is None:
+        before = _before(ledger, month, sources, options.api)  # first: nothing of it but what is compared is kept
+        bill = _months.bill_of(ledger, month, sources)
+        if bill is None:
             return _months.no_data(month.name, sources.ledger)
-        if options.api is not None and not export.keys_of(statement.keys, options.api).any():
+        if options.api is not None and not _has(bill, options.api):
             print(f"apicost: API {options.api!r} has no usage in {month.name}", file=sys.stderr)
             return 3
         figures = monthly.figures(
-            statement,
-            _months.read_days(ledger, month, book),
+            bill,
+            _months.read_days(ledger, month, bill.statement.book),
             apis=sources.apis,
             completeness=ledger.completeness(month.start_unix_s, month.end_unix_s) or None,
-            previous=None if options.api else _months.total_before(ledger, month, book),
+            before=before,
             damaged=[str(damage) for damage in ledger.damaged],
             api=options.api,
         )
-        found = _findings(ledger, sources, statement, options.api)
-    written = write(statement, figures, options.out, formats, found)
-    print(render.View(figures).summary, file=sys.stderr)
+        found = _findings(ledger, sources, bill.statement, options.api)
+    written = write(bill, figures, options.out, formats, found)
+    print(words.summary(figures), file=sys.stderr)
     for path in written:
         print(path)
     return 0
+
+
+def _has(bill: Bill, api: str) -> bool:
+    return any(export.keys_of(keys, api).any() for keys in (bill.statement.keys, bill.corrections))
+
+
+def _before(ledger: Ledger, month: Period, sources: _months.Sources, api: str | None) -> Before | None:
+    """The month before, as far as the report compares; None where there is none, or it can't be compared."""
+    book = sources.priced
+    earlier = period.month((month.days[0] - timedelta(days=1)).strftime("%Y-%m"), month.time_zone)
+    try:
+        bill = _months.bill_of(ledger, earlier, sources)
+    except InputError as failure:  # this month's cost can be told without the other
+        print(f"apicost: not compared with {earlier.name}:\n{failure}", file=sys.stderr)
+        return None
+    if bill is None:
+        return None
+    then = bill.statement.book
+    if (then.currency, then.statement_scale) != (book.currency, book.statement_scale):
+        print(f"apicost: not compared with {earlier.name}: it was billed in {then.currency} with "
+              f"{then.statement_scale} places", file=sys.stderr)  # fmt: skip
+        return None
+    return before_of(bill, book, sources.apis, api)
 
 
 def _findings(ledger: Ledger, sources: _months.Sources, statement: Statement, api: str | None) -> Outcome | None:
@@ -95,9 +123,10 @@ def _findings(ledger: Ledger, sources: _months.Sources, statement: Statement, ap
 
 
 def write(
-    statement: Statement, figures: monthly.Figures, out: Path, formats: list[str], found: Outcome | None = None
+    bill: Bill, figures: monthly.Figures, out: Path, formats: list[str], found: Outcome | None = None
 ) -> list[Path]:
     """Write the files of a report; returns their paths. Raises InputError where the folder can't be written."""
+    statement = bill.statement
     written = []
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -117,7 +146,7 @@ def write(
         if "csv" in formats:
             _months.say(f"writing {figures.charges:,} charges")
             written += [out / "charges.csv", out / "usage.csv", out / "days.csv"]
-            export.write_charges(Bill(statement=statement), written[-3], figures.apis, figures.api)
+            export.write_charges(bill, written[-3], figures.apis, figures.api)
             export.write_usage([statement.usage], statement.period, written[-2], figures.api)
             days = render.day_table(figures)
             csvfile.write(written[-1], days.column_names, [days])

@@ -1,4 +1,4 @@
-"""Figures as a page for people, as JSON for programs, and as the day table's CSV.
+"""Figures as a page for people, and as the day table's CSV.
 
 Rules of this file:
 - Formats, never adds up: each number on the page is one of `monthly.Figures`.
@@ -8,9 +8,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-import calendar
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -20,10 +19,17 @@ from apicost.core.rating import money
 from apicost.core.rating.budget import Variance
 from apicost.core.rating.days import DayFigure
 from apicost.core.rating.period import utc_text
-from apicost.report import charts, templating
+from apicost.core.rating.statement import CORRECTION
+from apicost.report import charts, templating, words
+from apicost.report.as_json import as_json, percent_of, plain_fraction
 from apicost.report.conformance.page import View as Conformance
-from apicost.report.monthly import Breakdown, Figures, Row, SkuRow
-from apicost.report.templating import percent, size
+from apicost.report.monthly import Breakdown, Figures, SkuRow
+from apicost.report.movers import CAUSES, Mover
+from apicost.report.overhead import KINDS
+from apicost.report.shared import Bearer, SharedFigure
+from apicost.report.templating import part_text, percent, size
+
+__all__ = ["View", "as_json", "day_table", "html", "plain_fraction"]
 
 _METRICS = {
     "batches_received": "Batches of usage lines received",
@@ -50,6 +56,21 @@ _METERS = {
     "llm_completion_tokens": "Completion tokens",
 }
 _LOSSES = ("lines_lost", "lines_dropped", "lines_refused", "ring_lost", "overflow_in_bytes", "overflow_out_bytes")
+_CAUSES = {
+    "volume": "Volume", "price": "Price", "mix": "Mix", "fixed": "Fixed cost", "new": "New", "gone": "Gone",
+    "corrections": "Corrections",
+}  # fmt: skip
+_SPEND = (
+    ("undocumented", "Traffic that no OpenAPI document describes", "undocumented paths and methods, unknown hosts"),
+    ("client_errors", "Requests answered with 4xx", "client errors"),
+    ("server_errors", "Requests answered with 5xx", "server errors"),
+    ("overhead", "Overhead on the wire", "TLS and framing, headers, retransmissions, handshakes and closes"),
+    ("unallocated", "Shared cost that no traffic bears", "unallocated"),
+)
+WIRE_KINDS = {
+    "own": "Requests' own bytes", "framing": "TLS, framing", "headers": "IP and TCP headers", "resent": "Sent again",
+    "handshakes": "Handshakes, closes",
+}  # fmt: skip
 CHART_ROWS = 10
 
 
@@ -58,55 +79,13 @@ def html(figures: Figures, conformance: Conformance | None = None) -> str:
     environment = templating.environment()
     environment.filters["plain"] = plain_fraction
     view = View(figures)
-    return environment.get_template("month.html.j2").render(f=figures, view=view, losses=_LOSSES, c=conformance)
-
-
-def as_json(figures: Figures, conformance: Mapping[str, Any] | None = None) -> str:
-    """The same figures for programs: amounts as decimal text, byte counts as integers."""
-    view = View(figures)
-    out = {
-        "month": figures.month, "time_zone": figures.time_zone, "period_start": utc_text(figures.start_unix_s),
-        "period_end": utc_text(figures.end_unix_s), "api": figures.api, "currency": figures.currency,
-        "price_book_id": figures.price_book, "price_book_version": figures.price_book_version,
-        "summary": view.summary, "billed_cost": view.amount(figures.total_minor),
-        "list_cost": plain_fraction(figures.total_list),
-        "contracted_cost": plain_fraction(figures.total_exact),
-        "statement_billed_cost": view.amount(figures.whole_minor),
-        "unallocated_billed_cost": view.amount(figures.unallocated_minor),
-        "failing_billed_cost": view.amount(figures.failing_minor),
-        "undocumented_billed_cost": view.amount(figures.undocumented_minor), "calls": figures.calls,
-        "client_wire_bytes": figures.client_bytes, "backend_wire_bytes": figures.backend_bytes,
-        "by_api": _rows(view, figures.by_api), "by_operation": _rows(view, figures.by_operation),
-        "by_consumer": _rows(view, figures.by_consumer), "by_status": _rows(view, figures.by_status),
-        "by_team": _rows(view, figures.by_team) if figures.by_team else [],
-        "by_day": [
-            {
-                "date": str(day.day), "calls": day.calls, "wire_bytes": day.wire_bytes,
-                "billed_cost": view.amount(day.billed_minor),
-            }
-            for day in figures.days
-        ],
-        "no_day_billed_cost": view.amount(figures.no_day_minor),
-        "by_price": [_sku(row) for row in figures.skus],
-        "unpriced": [_sku(row) for row in figures.unpriced],
-        "confidence_wire_bytes": dict(figures.confidence), "app_only_bytes": figures.app_only_bytes,
-        "app_only_calls": figures.app_only_calls,
-        "completeness": None if figures.completeness is None else dict(figures.completeness),
-        "damaged": list(figures.damaged), "charges": figures.charges,
-        "budgets": [
-            {
-                "for": row.label, "amount": money.plain(row.amount), "billed_cost": view.amount(row.billed_minor),
-                "left": money.plain(row.left), "used": percent_of(row),
-            }
-            for row in figures.budgets
-        ],
-        **({"conformance": conformance} if conformance else {}),
-    }  # fmt: skip
-    return json.dumps(out, ensure_ascii=False, indent=1) + "\n"
+    return environment.get_template("month.html.j2").render(
+        f=figures, view=view, losses=_LOSSES, c=conformance, wire_kinds=[WIRE_KINDS[kind] for kind in KINDS]
+    )  # fmt: skip
 
 
 def day_table(figures: Figures) -> pa.Table:
-    """The days of the month as a table for days.csv; the last row is what belongs to no day."""
+    """The days of the month as a table for days.csv; after them what belongs to no day, and corrections."""
     view = View(figures)
     rows: list[Mapping[str, Any]] = [
         {
@@ -120,9 +99,12 @@ def day_table(figures: Figures) -> pa.Table:
         nothing = {"date": None, "calls": 0, "wire_bytes": 0, "currency": figures.currency}
         times = {"period_start": utc_text(figures.start_unix_s), "period_end": utc_text(figures.end_unix_s)}
         rows.append(nothing | times | {"billed_cost": view.amount(figures.no_day_minor)})
-    names = ("date", "period_start", "period_end", "calls", "wire_bytes", "billed_cost", "currency")
+    if figures.corrections.count:
+        nothing = {"date": None, "calls": 0, "wire_bytes": 0, "currency": figures.currency, "charge_class": CORRECTION}
+        rows.append(nothing | {"billed_cost": view.amount(figures.corrections.billed_minor)})
+    names = ("date", "period_start", "period_end", "calls", "wire_bytes", "billed_cost", "currency", "charge_class")
     kinds = {"calls": pa.int64(), "wire_bytes": pa.int64()}
-    return pa.table({name: pa.array([row[name] for row in rows], kinds.get(name, pa.string())) for name in names})
+    return pa.table({name: pa.array([row.get(name) for row in rows], kinds.get(name, pa.string())) for name in names})
 
 
 class View:
@@ -130,21 +112,32 @@ class View:
 
     def __init__(self, figures: Figures) -> None:
         self.f = figures
-        year, month = figures.month.split("-")
-        self.month_name = f"{calendar.month_name[int(month)]} {year}"
+        self.month_name = words.month_name(figures.month)
+        self.before_name = words.month_name(figures.before.month) if figures.before else ""
+        self.summary = words.summary(figures)
+        self.details = words.details(figures)
+        self.attention = words.attention(figures)
+        self.reason = words.reason
 
     def amount(self, minor: int) -> str:
         """Plain: 1234.50"""
-        return money.fixed(minor, self.f.scale)
+        return words.amount(minor, self.f.scale)
 
     def cost(self, minor: int) -> str:
         """For people: 1,234.50"""
-        whole, _, rest = money.fixed(minor, self.f.scale).partition(".")
-        return f"{int(whole):,}" + (f".{rest}" if rest else "")
+        return words.cost(minor, self.f.scale)
+
+    def signed(self, minor: int | None) -> str:
+        """A difference: +1,234.50; a dash where there is none to tell."""
+        return "–" if minor is None else words.signed(minor, self.f.scale)
 
     def share(self, minor: int) -> str:
         """Part of the total."""
         return percent(minor, self.f.total_minor)
+
+    def moved(self, billed: int, before: int | None) -> str:
+        """A change in percent of what was."""
+        return "–" if before is None else words.signed_percent(billed - before, before)
 
     def title_of(self, api: str) -> str:
         info = self.f.apis.get(api)
@@ -155,69 +148,54 @@ class View:
         return " · ".join(filter(None, (info.team, info.owner))) if info else ""
 
     @property
-    def summary(self) -> str:
-        """The month in a sentence or two."""
-        f = self.f
-        whose = f"API {f.api}" if f.api else "the gateway's APIs"
-        text = f"In {self.month_name} {whose} cost {self.cost(f.total_minor)} {f.currency} for {f.calls:,} requests"
-        text += self._change() + "."
-        apis = [row for row in f.by_api.rows if not row.named]
-        if not f.api and apis and f.total_minor:
-            first = apis[0]
-            text += (
-                f" {first.label} is the largest with {self.cost(first.billed_minor)} {f.currency}"
-                f" ({self.share(first.billed_minor)})"
-            )
-            if f.unallocated_minor:
-                text += f"; {self.cost(f.unallocated_minor)} {f.currency} is borne by no traffic (unallocated)"
-            text += "."
-        return text
-
-    def _change(self) -> str:
-        if self.f.previous is None:
-            return ""
-        name, before = self.f.previous
-        change = self.f.total_minor - before
-        if not change:
-            return f", as much as in {name}"
-        part = f" ({percent(abs(change), before)})" if before else ""
-        return f", {self.cost(abs(change))}{part} {'more' if change > 0 else 'less'} than in {name}"
+    def change_minor(self) -> int | None:
+        """The total less that of the month before."""
+        return None if self.f.before is None else self.f.total_minor - self.f.before.total_minor
 
     @property
-    def attention(self) -> list[str]:
-        """What a reader should know before trusting or forwarding the total."""
-        f, out = self.f, []
-        out += [f"Part of the ledger could not be read: {what}." for what in f.damaged]
-        known = dict(f.completeness or ())
-        lost = known.get("lines_lost", 0)
-        if lost:
-            sent = lost + known.get("lines_received", 0)
-            out.append(f"{lost:,} usage lines were lost ({percent(lost, sent)} of those numbered): their requests are "
-                       "missing here; their bytes are in the unattributed row.")  # fmt: skip
-        if f.completeness is None:
-            out.append("The ledger holds no completeness figures for this month.")
-        if f.app_only_calls:
-            out.append(
-                f"{f.app_only_calls:,} requests ({percent(f.app_only_calls, f.calls)}) had no kernel flow: "
-                f"their {size(f.app_only_bytes)} are the gateway's own counts and are not priced as wire bytes."
-            )
-        if f.unpriced:
-            kinds = "kind" if len(f.unpriced) == 1 else "kinds"
-            out.append(
-                f"Not in the total: {len(f.unpriced)} {kinds} of usage without a price in this price book, "
-                "listed below with their quantities."
-            )
-        if f.undocumented_minor:
-            out.append(
-                f"Traffic that no OpenAPI document describes cost {self.cost(f.undocumented_minor)} {f.currency} "
-                f"({self.share(f.undocumented_minor)})."
-            )
-        if f.failing_minor:
-            out.append(
-                f"Failing requests (4xx, 5xx) cost {self.cost(f.failing_minor)} {f.currency} "
-                f"({self.share(f.failing_minor)})."
-            )
-        return out
+    def causes(self) -> list[tuple[str, str]]:
+        """The columns of what moved: causes that moved anything, volume, price and mix always."""
+        rows = [*self.f.movers.by_api, *self.f.movers.by_operation] if self.f.movers else []
+        always = ("volume", "price", "mix")
+        return [(c, _CAUSES[c]) for c in CAUSES if c in always or any(row.parts[c] for row in rows)]
+
+    def part(self, rows: Sequence[Mover], cause: str) -> int:
+        """A cause's part of the whole change."""
+        return sum(row.parts[cause] for row in rows)
+
+    @property
+    def spend(self) -> list[tuple[str, str, str, int, int | None]]:
+        """What is worth a question: (id, words, note, cost, that of the month before)."""
+        now, before = self.f.spend, self.f.before.spend if self.f.before else None
+        return [
+            (name, text, note, getattr(now, name), getattr(before, name) if before else None)
+            for name, text, note in _SPEND
+        ]
+
+    @property
+    def wire_parts(self) -> list[int]:
+        """What all SKUs of wire bytes were billed, by kind."""
+        return [sum(parts) for parts in zip(*(row.parts for row in self.f.wire), strict=True)]
+
+    @property
+    def wire_billed(self) -> int:
+        return sum(row.billed_minor for row in self.f.wire)
+
+    def shared_words(self, shared: SharedFigure) -> str:
+        """How a shared cost was split."""
+        weights = " and ".join(f"{part_text(Fraction(w))} by {name}" for name, w in shared.weights.items())
+        text = f"{money.plain(shared.amount)} {self.f.currency} a month, split by {shared.method}: {weights}"
+        if shared.keep_unallocated:
+            text += f"; {part_text(Fraction(shared.keep_unallocated))} of it is kept unallocated as idle"
+        return text + "."
+
+    def weight(self, row: Bearer, measure: str) -> str:
+        """An API's part of a weight."""
+        return part_text(row.weights[measure]) if measure in row.weights else "–"
+
+    def part_of(self, cost: Fraction, amount: Decimal) -> str:
+        """A cost as part of an amount."""
+        return part_text(cost / Fraction(amount)) if amount else "–"
 
     @property
     def days_chart(self) -> Any:
@@ -274,8 +252,7 @@ class View:
 
     def left(self, row: Variance) -> str:
         """What a budget has left, with the sign of what it lacks."""
-        places = money.half_even(Fraction(row.left) * 10**self.f.scale)
-        return ("-" if places < 0 else "") + self.cost(abs(places))
+        return self.cost(money.half_even(Fraction(row.left) * 10**self.f.scale))
 
     @property
     def wire_bytes(self) -> int:
@@ -308,42 +285,3 @@ class View:
         """The days of a price, where they are not the whole month."""
         first, end = row.days
         return "" if end - first == len(self.f.days) else f"{first + 1} to {end}"
-
-
-def plain_fraction(amount: Fraction | None) -> str | None:
-    """Exact plain decimal text of a fraction whose denominator divides a power of ten."""
-    if amount is None:
-        return None
-    power = 1
-    scale = 0
-    while power % amount.denominator:
-        power, scale = power * 10, scale + 1
-    text = money.fixed(amount.numerator * (power // amount.denominator), scale)
-    return text.rstrip("0").rstrip(".") if scale else text
-
-
-def percent_of(row: Variance) -> str | None:
-    """How much of a budget is used, in percent with one place; None of a budget of nothing."""
-    return None if row.used is None else money.fixed(money.half_even(row.used * 1000), 1)
-
-
-def _rows(view: View, table: Breakdown) -> list[dict[str, Any]]:
-    def of(row: Row) -> dict[str, Any]:
-        return {
-            "label": row.label, "note": row.note, "calls": row.calls, "client_wire_bytes": row.client_bytes,
-            "backend_wire_bytes": row.backend_bytes, "billed_cost": view.amount(row.billed_minor),
-            "list_cost": plain_fraction(row.list_cost), "contracted_cost": plain_fraction(row.contracted_cost),
-        }  # fmt: skip
-
-    return [of(row) for row in table.rows]
-
-
-def _sku(row: SkuRow) -> dict[str, Any]:
-    return {
-        "sku": row.sku, "meter": row.meter, "tier": row.tier, "scope": row.scope, "reason": row.reason,
-        "quantity": plain_fraction(row.quantity), "unit": row.unit,
-        "unit_price": None if row.list_price is None else money.plain(row.list_price),
-        "contracted_unit_price": None if row.price is None else money.plain(row.price),
-        "pricing_currency": row.currency or None, "list_cost": plain_fraction(row.list_cost),
-        "contracted_cost": plain_fraction(row.contracted_cost),
-    }  # fmt: skip

@@ -36,10 +36,15 @@ def short(amount: Fraction | None) -> str:
     if amount is None:
         return "–"
     places = 4
-    while amount and places < 18 and amount * 10**places < 100 and amount < 1:
+    while amount and places < 18 and abs(amount) * 10**places < 100 and abs(amount) < 1:
         places += 1
-    whole, _, rest = _rounded(amount, places).partition(".")
-    return f"{int(whole):,}.{rest}"
+    whole, _, rest = _rounded(abs(amount), places).partition(".")
+    return ("-" if amount < 0 else "") + f"{int(whole):,}.{rest}"
+
+
+def part_text(part: Fraction) -> str:
+    """A part of a whole in percent with one place: 12.3 %."""
+    return f"{_rounded(part * 100, 1)} %"
 
 
 def percent(part: int, whole: int) -> str:

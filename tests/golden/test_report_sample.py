@@ -6,6 +6,7 @@ To renew it after a wanted change: .venv/bin/python tests/golden/test_report_sam
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -14,18 +15,25 @@ FILES = ("report.html", "charges.csv", "usage.csv", "days.csv", "report.json")
 
 
 def write(out: Path) -> None:
-    """The sample: an ordinary month of three APIs, in 12-hour buckets, priced by specs/prices.yaml."""
+    """The sample: an ordinary month of three APIs, in 12-hour buckets, priced by specs/prices.yaml, beside a closed
+    month of which some usage came late."""
     from apicost.catalog import prices
     from apicost.commands import report
     from apicost.core.rating import period, rate
+    from apicost.core.rating.bill import Bill
+    from apicost.core.rating.corrections import corrections
     from apicost.core.rating.usage_rows import gather
-    from apicost.report import export, monthly
+    from apicost.report import before, export, monthly
     from tests import usage_months
 
     book = prices.load(ROOT / "specs/prices.yaml")
-    month = period.month("2026-10", book.time_zone)
+    month, earlier = (period.month(name, book.time_zone) for name in ("2026-10", "2026-09"))
     usage = usage_months.month(month, seed=7, scale=300, step_s=43_200)
     statement = rate.rate(usage, book, month)
+    known_then = usage_months.month(earlier, seed=6, scale=280, step_s=43_200)
+    closed = rate.rate(known_then.slice(0, known_then.num_rows - 30), book, earlier)
+    whole = rate.rate(pa.concat_tables([known_then, known_then.slice(0, 40)]), book, earlier)
+    bill = Bill(statement=statement, corrections=corrections([closed.charges], whole, billing_month=month.name))
     counts = {
         "batches_received": 5_811, "lines_received": 2_711_540, "lines_lost": 12, "lines_duplicate": 96,
         "lines_refused": 0, "ring_records": 5_402_118, "ring_lost": 0,
@@ -35,9 +43,9 @@ def write(out: Path) -> None:
         "billing": export.ApiInfo(title="Billing", owner="Bo Example", team="finance"),
         "chat": export.ApiInfo(title="Assistant", owner="Cy Example", team="labs"),
     }
-    before = ("2026-09", statement.total_minor - 204)
-    figures = monthly.figures(statement, gather(usage, month), apis=apis, completeness=counts, previous=before)
-    report.write(statement, figures, out, ["html", "csv", "json"])
+    former = before.before_of(Bill(statement=closed, closed=True), book, apis)
+    figures = monthly.figures(bill, gather(usage, month), apis=apis, completeness=counts, before=former)
+    report.write(bill, figures, out, ["html", "csv", "json"])
 
 
 @pytest.fixture(scope="module")

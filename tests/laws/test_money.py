@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from apicost.catalog import prices
 from apicost.core.rating import days, money, period, rate
+from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
 from apicost.report import monthly
 from tests.usage_months import usage
@@ -168,7 +169,7 @@ def test_charges_sum_to_the_total_by_any_grouping(given_rows):
     statement = rate.rate(usage(given_rows), BOOK, MONTH)
     assert int(statement.billed_minor.sum()) == statement.total_minor == money.half_even(statement.total_exact * 100)
     daily = gather(usage(given_rows), MONTH)
-    figures = monthly.figures(statement, daily)
+    figures = monthly.figures(Bill(statement=statement), daily)
     for table in (figures.by_api, figures.by_operation, figures.by_consumer, figures.by_status):
         assert sum(row.billed_minor for row in table.rows) == statement.total_minor, table.id
         assert sum(row.list_cost for row in table.rows) == statement.total_exact, table.id

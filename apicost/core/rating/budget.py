@@ -9,6 +9,7 @@ from fractions import Fraction
 import pyarrow as pa
 
 from apicost.core.rating import money, tags
+from apicost.core.rating.bill import minor_of
 from apicost.core.rating.match import matches
 from apicost.core.rating.pricebook import Budget, Match, PriceBook
 from apicost.core.rating.statement import Statement
@@ -43,25 +44,34 @@ class Variance:
         return Fraction(self.billed_minor, 10**self.scale) * Fraction(*reversed(money.ratio(self.amount)))
 
 
-def variance(statement: Statement, book: PriceBook, tagged: pa.Table | None = None) -> tuple[Variance, ...]:
+def variance(
+    statement: Statement, book: PriceBook, tagged: pa.Table | None = None, corrections: pa.Table | None = None
+) -> tuple[Variance, ...]:
     """The budgets of the statement's month, in the book's order.
 
     tagged: owner, team and cost centre of each of the statement's keys, as `tags.of_keys` gives them; None is by the
         book's rules alone. Budgets may overlap: each is held against all the charges that it matches.
+    corrections: what the month bills beside the statement: columns as in CHARGE, tags of today.
     """
     tagged = tags.of_keys(statement.keys, book.tags) if tagged is None else tagged
     keys = statement.keys
     for name in tagged.column_names:
         keys = keys.append_column(name, tagged.column(name))
-    return tuple(_of(statement, budget, keys) for budget in book.budgets if budget.month == statement.period.name)
+    due = [budget for budget in book.budgets if budget.month == statement.period.name]
+    return tuple(_of(statement, budget, keys, corrections) for budget in due)
 
 
-def _of(statement: Statement, budget: Budget, keys: pa.Table) -> Variance:
+def _of(statement: Statement, budget: Budget, keys: pa.Table, corrections: pa.Table | None) -> Variance:
     picked = matches(budget.match, keys)[statement.key]
     sums = money.add_by(statement.line[picked], statement.quantity[picked], len(statement.lines)).tolist()
-    exact = (line.cost_of(n) for line, n in zip(statement.lines, sums, strict=True) if line.price is not None)
+    exact = [line.cost_of(n) for line, n in zip(statement.lines, sums, strict=True) if line.price is not None]
+    billed_minor = int(statement.billed_minor[picked].sum())
+    if corrections is not None:
+        mine = corrections.filter(pa.array(matches(budget.match, corrections)))
+        billed_minor += sum(minor_of(mine, statement.book.statement_scale))
+        exact += [Fraction(text) for text in mine.column("contracted_cost").to_pylist() if text is not None]
     return Variance(
         label=", ".join(f"{column.replace('_', ' ')} {' or '.join(v)}" for column, v in budget.match.items()),
-        match=budget.match, amount=budget.amount, billed_minor=int(statement.billed_minor[picked].sum()),
+        match=budget.match, amount=budget.amount, billed_minor=billed_minor,
         exact=sum(exact, Fraction()), scale=statement.book.statement_scale, place=budget.place,
     )  # fmt: skip
