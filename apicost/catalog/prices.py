@@ -75,6 +75,7 @@ class _Reader(Skus, Terms):
         head = self._head(data.get("pricebook"))
         scale = self._rounding(data.get("rounding", {}))
         self.scopes = self._scopes(data.get("scopes", {}))
+        self.own_currency = head.get("currency", "")
         skus = self._skus(data.get("skus"))
         named = data.get("skus")
         names = set(named) if isinstance(named, Mapping) else set()  # those with problems of their own, too
@@ -86,7 +87,7 @@ class _Reader(Skus, Terms):
             return None
         self._remark_on_currencies(head["currency"], skus, {rate.currency for rate in fx})
         return PriceBook(
-            **head, skus=skus, scopes=self.scopes, shared_costs=shared, contracts=contracts, commitments=commitments,
+            id=head["id"], version=head["version"], currency=head["currency"], time_zone=head["time_zone"], skus=skus, scopes=self.scopes, shared_costs=shared, contracts=contracts, commitments=commitments,
             fx=fx, budgets=budgets, tags=tags, statement_scale=scale, file=self.document.file,
             remarks=tuple(self.remarks),
         )  # fmt: skip

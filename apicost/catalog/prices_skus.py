@@ -2,8 +2,9 @@
 
 Rules of this file:
 - `until` dates (`to:`) are exclusive: a price to 2026-07-01 ends with 30 June.
-- What this version can't do is a problem that says so: a book is used whole or not at all, since half a book gives
-  a wrong bill.
+- A book is used whole or not at all, since half a book gives a wrong bill.
+- That an external price's list exists and knows its provider is looked up elsewhere (`model_prices.problems`): the list
+  is large, and a daemon that reads the book for its scopes has no use for it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from apicost.catalog.prices_values import NAME, Path_, Values, nearest
-from apicost.core.rating.pricebook import METERS, POOLS, UNITS, WHERE_COLUMNS, Price, Sku, Tier
+from apicost.catalog.prices_values import EFFECT, NAME, Path_, Values, nearest
+from apicost.core.rating.pricebook import EXTERNAL, METERS, POOLS, UNITS, WHERE_COLUMNS, Price, Sku, Tier
+from apicost.core.records import QUANTA
 from apicost.core.scopes import UNKNOWN
+from apicost.problems import Problem
 
 MAX_PACKAGE = 10**15  # base units: its parts, a power of ten from there on, still count in 64 bits
 
@@ -23,18 +26,23 @@ _SKU = (
     "meter", "where", "byte_basis", "both_directions", "unit", "free", "currency", "prices", "description", "quantum",
 )  # fmt: skip
 _PRICE = ("from", "to", "mode", "price", "tiers", "size", "window", "pool", "currency")
-_EXTERNAL = ("source", "on_unknown_model")
+_EXTERNAL = ("source", "on_unknown_model", "provider")
 # Mode -> what says its price.
-_MODES = {"flat": ("price",), "graduated": ("tiers",), "volume": ("tiers",), "package": ("price", "size")}
+_MODES = {
+    "flat": ("price",), "graduated": ("tiers",), "volume": ("tiers",), "package": ("price", "size"),
+    EXTERNAL: _EXTERNAL,
+}  # fmt: skip
+SOURCES = {"genai-prices": "USD"}  # list of models' prices -> the currency that it is in
 _DIRECTIONS = {"egress": "out", "ingress": "in"}
 _LEGS = ("downstream", "upstream")
 _TOKENS = {"prompt": "llm_prompt_tokens", "completion": "llm_completion_tokens"}
 
 
 class Skus(Values):
-    """Reads the section `skus`. scopes: those of the book, read before."""
+    """Reads the section `skus`. scopes, own_currency: those of the book, read before."""
 
     scopes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    own_currency: str = ""
 
     def _skus(self, data: Any) -> tuple[Sku, ...]:
         if data is None:
@@ -53,12 +61,6 @@ class Skus(Values):
 
     def _sku(self, name: str, data: Any, path: Path_) -> Sku | None:
         data = self._mapping(data, path, _SKU)
-        if "quantum" in data:
-            self._problem(
-                (*path, "quantum"), f"{name}: quantum is not supported: a call per started block of bytes needs the "
-                "blocks of each request to be counted, and no usage column holds them",
-                "remove it, and price the bytes themselves with a SKU of meter: bytes",
-            )  # fmt: skip
         currency = self._currency(name, "currency", data["currency"], path) if "currency" in data else None
         meter = self._choice(data, "meter", METERS, path)
         units = [unit for unit, (of, _) in UNITS.items() if of == meter]
@@ -66,13 +68,52 @@ class Skus(Values):
             return None
         unit = self._choice(data, "unit", units, path)
         where, columns = self._where(name, meter, data, path)
+        quantum = self._quantum(name, meter, data.get("quantum"), (*path, "quantum"))
+        if quantum:
+            columns = (QUANTA[quantum],)
         base = 1 if unit is None else UNITS[unit][1]  # go on: every problem at once
-        return Sku(
+        sku = Sku(
             id=name, meter=meter, unit=str(unit), columns=columns, where=where,
             prices=self._prices(name, data.get("prices"), (*path, "prices"), base, currency),
             free=self._free(name, data.get("free"), (*path, "free"), base),
-            byte_basis=str(data.get("byte_basis", "wire")), place=self.document.place(*path),
+            byte_basis=str(data.get("byte_basis", "wire")), quantum=quantum, place=self.document.place(*path),
         )  # fmt: skip
+        if sku.is_external:
+            self._external(sku, data, path)
+        return sku
+
+    def _quantum(self, name: str, meter: str, data: Any, path: Path_) -> int:
+        """Bytes of a block of a request that is counted as a call; 0 where requests are counted."""
+        if data is None:
+            return 0
+        data = self._mapping(data, path, ("bytes", "round"))
+        if meter != "calls":
+            self._problem(path, f"{name}: quantum belongs to meter: calls", "remove quantum")
+        self._choice(data, "round", ("up",), path, default="up")
+        sizes = {str(size): size for size in QUANTA}
+        size = self._choice(data, "bytes", list(sizes), path)
+        return sizes[size] if size in sizes and meter == "calls" else 0
+
+    def _external(self, sku: Sku, data: Mapping[str, Any], path: Path_) -> None:
+        """What a SKU with external prices must be beside them."""
+        if sku.meter != "tokens":
+            self._problem(
+                path, f"{sku.id}: mode external is of models' tokens, not of {sku.meter}", "write meter: tokens"
+            )
+        if "free" in data:
+            self._problem(
+                (*path, "free"), f"{sku.id}: a free allowance of tokens that cost differently",
+                "remove free, or write prices of your own",
+            )  # fmt: skip
+        for price in sku.prices:
+            listed, said = SOURCES.get(price.source), price.currency or self.own_currency
+            if listed is not None and said != listed:
+                self.problems.append(
+                    Problem(
+                        place=price.place, fact=f"{sku.id}: prices of {price.source} are in {listed}, not in {said}",
+                        effect=EFFECT, fix=f"write currency: {listed}, and the rates of {listed} under fx",
+                    )
+                )  # fmt: skip
 
     def _where(
         self, name: str, meter: str, data: Mapping[str, Any], path: Path_
@@ -186,12 +227,6 @@ class Skus(Values):
         if since is None and len(self.problems) == before:
             self._problem(path, f"{name}: this price has no from: date", "write from: 2026-01-01")
         mode = data.get("mode", "flat" if "price" in data else "graduated")
-        if mode == "external":
-            self._problem(
-                (*path, "mode"), f"{name}: mode 'external' is not supported: no price list of models is read",
-                f"write the prices of its models: {', '.join(_MODES)}",
-            )  # fmt: skip
-            return None
         if mode not in _MODES:
             self._problem((*path, "mode"), f"{name}: mode {mode!r} is not known", f"write {', '.join(_MODES)}")
             return None
@@ -206,16 +241,25 @@ class Skus(Values):
         if "currency" in data:
             currency = self._currency(name, "currency", data["currency"], path)
         size = self._size(name, data.get("size"), (*path, "size"), base) if mode == "package" else 0
-        if "price" in _MODES[mode]:
+        tiers: tuple[Tier, ...] = ()
+        if mode == EXTERNAL:
+            self._choice(data, "source", list(SOURCES), path)
+            self._choice(data, "on_unknown_model", ("unpriced",), path, default="unpriced")
+            if "pool" in data:
+                self._problem((*path, "pool"), f"{name}: models' prices have no tiers to be pooled", "remove pool")
+            if "provider" in data:
+                self._name(data, "provider", path)
+        elif "price" in _MODES[mode]:
             amount = self._amount(name, "price", data.get("price"), (*path, "price"))
             place = self.document.place(*path, "price")
-            tiers: tuple[Tier, ...] = () if amount is None else (Tier(up_to=None, price=amount, place=place),)
+            tiers = () if amount is None else (Tier(up_to=None, price=amount, place=place),)
         else:
             tiers = self._tiers(name, mode, data.get("tiers"), (*path, "tiers"), base)
         if since is None or len(self.problems) > before:
             return None
         return Price(
             since=since, until=until, mode=mode, tiers=tiers, size=size, pool=pool, currency=currency,
+            source=str(data.get("source", "")), provider=str(data.get("provider", "")),
             place=self.document.place(*path),
         )  # fmt: skip
 

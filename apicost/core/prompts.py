@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,8 @@ CLASSES = (*map(str, BOUNDS), LONGER)
 KEY = "llm_prompt_class"
 
 _TOKENS = ("llm_prompt_tokens", "llm_completion_tokens")
-_UPTO, _OVER, _UNCLASSED = "_upto_", "_over_", "_unclassed"
-_NAME = re.compile(rf"({'|'.join(_TOKENS)})(?:({_UPTO}|{_OVER})(\d+)|{_UNCLASSED})")
+_UNCLASSED = "_unclassed"
+_NAME = re.compile(rf"({'|'.join(_TOKENS)})(?:(?P<none>{_UNCLASSED})|(?:_over_(?P<over>\d+))?(?:_upto_(?P<upto>\d+))?)")
 
 
 def classify(prompt_tokens: Ints) -> tuple[npt.NDArray[np.int32], list[str]]:
@@ -39,14 +40,9 @@ def classify(prompt_tokens: Ints) -> tuple[npt.NDArray[np.int32], list[str]]:
     return np.where(prompt_tokens < 0, -1, codes).astype(np.int32), list(CLASSES)
 
 
-def upto(column: str, bound: int) -> str:
-    """The name of a column's part in requests whose prompt has at most so many tokens."""
-    return f"{column}{_UPTO}{bound}"
-
-
-def over(column: str, bound: int) -> str:
-    """The same for requests with longer prompts."""
-    return f"{column}{_OVER}{bound}"
+def part(column: str, over: int | None, upto: int | None) -> str:
+    """The name of a column's part in requests whose prompt has more than `over` and at most `upto` tokens."""
+    return column + (f"_over_{over}" if over is not None else "") + (f"_upto_{upto}" if upto is not None else "")
 
 
 def unclassed(column: str) -> str:
@@ -61,26 +57,26 @@ def column_of(name: str) -> str:
 
 
 def is_part(name: str) -> bool:
-    """Whether a name is one of a part that can be told."""
+    """Whether a name is that of a part that can be told."""
     found = _NAME.fullmatch(name)
-    return found is not None and (found[3] is None or int(found[3]) in BOUNDS)
+    if found is None or found[0] == found[1]:
+        return False
+    return all(bound is None or int(bound) in BOUNDS for bound in (found["over"], found["upto"]))
 
 
 def in_part(name: str, classes: tuple[npt.NDArray[np.integer], list[str]]) -> npt.NDArray[np.bool_]:
     """Which rows belong to a part. classes: the rows' KEY as (codes, values), -1 is null."""
     codes, values = classes
     found = _NAME.fullmatch(name)
-    assert found is not None, f"{name} is no part of a column"
-    if found[3] is None:
+    assert found is not None and is_part(name), f"{name} is no part of a column that can be told"
+    if found["none"]:
         return codes < 0
-    bound = int(found[3])
-    assert bound in BOUNDS, f"{name}: nothing was counted at {bound}"
-    within = [value != LONGER and int(value) <= bound for value in values]
-    wanted = within if found[2] == _UPTO else [not each for each in within]
-    return np.array([*wanted, False], np.bool_)[codes]  # the last place serves -1: null
+    over, upto = int(found["over"] or -1), int(found["upto"] or BOUNDS[-1] + 1)
+    most = [BOUNDS[-1] + 1 if value == LONGER else int(value) for value in values]
+    return np.array([*(over < tokens <= upto for tokens in most), False], np.bool_)[codes]  # the last serves -1: null
 
 
-def with_parts(usage: pa.Table, names: tuple[str, ...]) -> pa.Table:
+def with_parts(usage: pa.Table, names: Iterable[str]) -> pa.Table:
     """Usage with the parts among `names` that it does not have yet as columns of their own."""
     for name in names:
         if is_part(name) and name not in usage.column_names:

@@ -14,6 +14,8 @@ from apicost.problems import InputError
 ROOT = Path(__file__).parent.parent.parent
 HEAD = "pricebook: {id: t, version: '1', currency: EUR, calendar: {time_zone: Europe/Berlin}}\n"
 CALL = "skus: {call: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, price: '1'}]}}\n"
+USD = "currency: USD"
+MODELS = "skus: {x: {meter: %s, unit: %s, %sprices: [{from: 2026-01-01, mode: external, source: genai-prices, %s}]}}"
 FREE = 'free: {quantity: "1", share: pro_rata}'
 
 
@@ -113,10 +115,24 @@ WRONG = {
     "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: stairs, price: 1}]}}":
         "p.yaml:2: x: mode 'stairs' is not known",
     "skus: {x: {meter: calls, unit: Requests, quantum: {bytes: 512}, prices: [{from: 2026-01-01, price: 1}]}}":
-        "p.yaml:2: x: quantum is not supported: a call per started block of bytes",
-    "skus: {x: {meter: tokens, unit: Tokens, prices: [{from: 2026-01-01, mode: external, source: genai-prices, "
-    "on_unknown_model: unpriced}]}}":
-        "p.yaml:2: x: mode 'external' is not supported: no price list of models is read",
+        "p.yaml:2: bytes '512' is not one of 32768, 65536, 524288",
+    "skus: {x: {meter: calls, unit: Requests, quantum: {round: up}, prices: [{from: 2026-01-01, price: 1}]}}":
+        "p.yaml:2: quantum has no 'bytes'",
+    "skus: {x: {meter: calls, unit: Requests, quantum: {bytes: 32768, round: down}, "
+    "prices: [{from: 2026-01-01, price: 1}]}}":
+        "p.yaml:2: round 'down' is not one of up",
+    "skus: {x: {meter: tokens, unit: Tokens, quantum: {bytes: 32768}, prices: [{from: 2026-01-01, price: 1}]}}":
+        "p.yaml:2: x: quantum belongs to meter: calls",
+    MODELS % ("tokens", "Tokens", "", ""): "p.yaml:2: x: prices of genai-prices are in USD, not in EUR",
+    MODELS % ("calls", "Requests", "", USD): "p.yaml:2: x: mode external is of models' tokens, not of calls",
+    MODELS % ("tokens", "Tokens", FREE + ", ", USD): "p.yaml:2: x: a free allowance of tokens that cost differently",
+    MODELS % ("tokens", "Tokens", "", USD + ", on_unknown_model: zero"):
+        "p.yaml:2: on_unknown_model 'zero' is not one of unpriced",
+    MODELS % ("tokens", "Tokens", "", USD + ", price: 1"): "p.yaml:2: x: mode external has no 'price'",
+    MODELS % ("tokens", "Tokens", "", USD + ", pool: api"): "p.yaml:2: x: models' prices have no tiers to be pooled",
+    (MODELS % ("tokens", "Tokens", "", USD)).replace("genai-prices", "hearsay"):
+        "p.yaml:2: source 'hearsay' is not one of genai-prices",
+    (MODELS % ("tokens", "Tokens", "", USD)).replace("source: genai-prices, ", ""): "p.yaml:2: 0 has no 'source'",
     "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: flat, price: 1, source: y}]}}":
         "p.yaml:2: x: mode flat has no 'source'",
     "skus: {x: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: package, price: 1}]}}":

@@ -160,7 +160,7 @@ def test_parts_of_tokens_add_up_to_all():
             ("llm_prompt_tokens", sum(n for n in lengths if 0 <= n <= bound)),
             ("llm_completion_tokens", sum(10 for n in lengths if 0 <= n <= bound)),
         ):
-            names = (prompts.upto(column, bound), prompts.over(column, bound), prompts.unclassed(column))
+            names = (prompts.part(column, None, bound), prompts.part(column, bound, None), prompts.unclassed(column))
             split = prompts.with_parts(found, names)
             parts = [sum(split.column(name).to_pylist()) for name in names]
             assert parts[0] == short

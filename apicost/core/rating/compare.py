@@ -77,6 +77,4 @@ def _unpriced(statement: Statement) -> dict[tuple[str, str], Fraction]:
 
 def _base_unit(line: Line) -> str:
     """The unit of a quantity: SKUs of two books may sell one measure in two pricing units."""
-    if line.meter == "calls":
-        return "Requests"
-    return "Tokens" if "tokens" in line.meter else "B"
+    return "Requests" if line.unit.endswith("Requests") else "Tokens" if line.unit.endswith("Tokens") else "B"

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from apicost.core import records
-from apicost.core.rating import money
-from apicost.core.rating.pricebook import POOLS, PriceBook, Sku
+from apicost.core import prompts, records
+from apicost.core.rating import external, money
+from apicost.core.rating.pricebook import EXTERNAL, POOLS, PriceBook, Sku
 from apicost.core.rating.rate import WIRE_BYTES, contract_of, picks
 from apicost.core.rating.statement import Line, Statement
 from apicost.core.rating.usage_rows import UsageRows
@@ -45,12 +45,14 @@ def keys_needed(book: PriceBook) -> tuple[str, ...]:
     asked = {column for sku in book.skus for column in sku.where}
     pools = {POOLS[price.pool] for sku in book.skus for price in sku.prices}
     agreed = {column for contract in book.contracts for column in contract.match}
-    return tuple(sorted({"api", *asked, *agreed, *(column for column in pools if column)}))
+    models = {"llm_model"} if any(sku.is_external for sku in book.skus) else set()
+    return tuple(sorted({"api", *asked, *agreed, *models, *(column for column in pools if column)}))
 
 
 def sums_needed(book: PriceBook) -> tuple[str, ...]:
     """The sums that usage by day must have for the same."""
-    return tuple(sorted({"calls", *WIRE_BYTES, *(column for sku in book.skus for column in sku.columns)}))
+    sold = {column for sku in book.skus for column in sku.columns} | set(external.columns_needed(book))
+    return tuple(sorted({"calls", *WIRE_BYTES, *sold}))
 
 
 def by_day(statement: Statement, daily: UsageRows, api: str | None = None) -> tuple[tuple[DayFigure, ...], int]:
@@ -109,6 +111,10 @@ def _bearers(statement: Statement, number: int, sku: Sku, keys: pa.Table) -> Mas
         own = [n for n in contracts if book.contracts[n] is line.contract]
         bearers &= contract_of(book, contracts, keys) == (own[0] if own else -1)
     column = POOLS[price.pool] if price else None
+    if sku.is_external:
+        counted = [external.covers(book, sku, keys, prompts.column_of(name)) for name in line.columns]
+        bearers &= np.logical_or.reduce(counted)
+        column = "llm_model" if price is not None and price.mode == EXTERNAL else column
     if column is not None:
         codes, values = records.codes(statement.keys, column)
         reached = set(np.unique(codes[statement.key[statement.line == number]]).tolist())

@@ -16,8 +16,10 @@ from decimal import Decimal
 from fractions import Fraction
 
 from apicost.core.rating import money
+from apicost.core.rating.models import NO_MODELS, ModelPrices
 
 METERS = ("calls", "bytes", "tokens")
+EXTERNAL = "external"
 
 # Pricing unit -> (meter, base units in one of it).
 UNITS: Mapping[str, tuple[str, int]] = {
@@ -71,9 +73,12 @@ class Price:
     """What a SKU costs from one date until another.
 
     mode: flat (one tier without end), graduated (each unit at its tier's price), volume (all units at the price
-        of the tier that the pool's month reaches) or package (one tier, priced per started `size`).
+        of the tier that the pool's month reaches), package (one tier, priced per started `size`) or external (no
+        tier: each model's prices stand in `PriceBook.models`).
     size: base units in one package; 0 for the other modes.
     pool: of POOLS. currency: the price's; None is the book's.
+    source, provider: of an external price: whose list it is, and at whom models are looked up there ("": who claims
+        their name).
     """
 
     since: date
@@ -81,6 +86,8 @@ class Price:
     mode: str
     tiers: tuple[Tier, ...]
     size: int = 0
+    source: str = ""
+    provider: str = ""
     pool: str = "billing_account"
     currency: str | None = None
     place: str = ""
@@ -102,6 +109,7 @@ class Sku:
     where: column of WHERE_COLUMNS -> accepted values; every condition must hold.
     columns: the usage columns whose sum is the quantity.
     free: base units per month and pool that cost nothing, shared among the rows pro rata; 0 none.
+    quantum: bytes of a block of a request, each started one counted as a call; 0: requests are counted.
     """
 
     id: str
@@ -112,7 +120,13 @@ class Sku:
     prices: tuple[Price, ...]
     free: int = 0
     byte_basis: str = "wire"
+    quantum: int = 0
     place: str = ""
+
+    @property
+    def is_external(self) -> bool:
+        """Whether models have their prices from a list outside the book, on some days at least."""
+        return any(price.mode == EXTERNAL for price in self.prices)
 
     @property
     def unit_base(self) -> int:
@@ -247,6 +261,8 @@ class PriceBook:
 
     scopes: (name, networks in CIDR notation), in order; the first match wins, none is "unknown".
     statement_scale: decimal places of billed costs.
+    models: what external prices are for the models of a month's usage; put in when that is known
+        (`catalog/model_prices.resolve`).
     """
 
     id: str
@@ -261,6 +277,7 @@ class PriceBook:
     fx: tuple[FxRate, ...] = ()
     budgets: tuple[Budget, ...] = ()
     tags: tuple[TagRule, ...] = ()
+    models: ModelPrices = NO_MODELS
     statement_scale: int = 2
     file: str = ""
     remarks: tuple[str, ...] = field(default=())
@@ -286,6 +303,8 @@ class PriceBook:
     def price_changes(self, days: Sequence[date]) -> tuple[int, ...]:
         """Positions in `days` (consecutive dates) at which the terms of some SKU change; 0 is always there."""
         changed = {stretch.first_day for sku in self.skus for stretch in self.stretches(sku, days)}
+        if any(sku.is_external for sku in self.skus):
+            changed |= {days.index(day) for day in self.models.changes if days[0] <= day <= days[-1]}
         return tuple(sorted({0, *changed}))
 
     def fx_rate(self, price: Price, month: str) -> FxRate | None:

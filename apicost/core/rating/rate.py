@@ -29,11 +29,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from apicost.core import records
-from apicost.core.rating import money, tiers
+from apicost.core import prompts, records
+from apicost.core.rating import external, money, tiers
 from apicost.core.rating.match import matches
 from apicost.core.rating.period import Period
-from apicost.core.rating.pricebook import COMMITMENT, Commitment, PriceBook, SharedCost, Sku, Stretch
+from apicost.core.rating.pricebook import COMMITMENT, EXTERNAL, Commitment, PriceBook, SharedCost, Sku, Stretch
 from apicost.core.rating.statement import PRICED, PURCHASE, UNALLOCATED, UNPRICED, USAGE, Line, Statement
 from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
 
@@ -46,12 +46,16 @@ TOKENS = ("llm_prompt_tokens", "llm_completion_tokens")
 # What a book can sell: measure -> unit in which a quantity without a price is shown.
 MEASURES = {"calls": "Requests", **dict.fromkeys(WIRE_BYTES, "GB"), **dict.fromkeys(TOKENS, "Tokens")}
 _BASES = {"Requests": 1, "GB": 10**9, "Tokens": 1}
+# Meter -> the requests of which its quantity is not known.
+_UNCOUNTED = {"calls": "calls_without_quanta", "tokens": "llm_calls_without_tokens"}
 # Levels of the tree that billed costs are rounded down: API, operation, consumer.
 _LEVELS = (1, 5, 6)
 
 NO_PRICE = "no price of this SKU is in force on these days"
 NO_SKU = "no SKU of the price book covers this row"
 NOT_SOLD = "the price book has no SKU for this measure"
+NO_BLOCKS = "the blocks of these requests were not counted"
+NO_TOKENS = "the gateway has no token counts of these requests: their tokens are in no charge"
 APP_ONLY = "no kernel flow was seen: the gateway's own count, not wire bytes"
 IDLE = "kept unallocated as idle by the price book"
 NO_WEIGHT = "nothing in the month carries this weight"
@@ -67,6 +71,7 @@ def rate(usage: pa.Table, book: PriceBook, period: Period) -> Statement:
     Returns the statement: charges sorted by key, then by line of the book.
     Raises ValueError for usage outside the period, OverflowError where a month's sum passes 2**62.
     """
+    usage = prompts.with_parts(usage, external.columns_needed(book))
     return rate_rows(gather(usage, period, book.price_changes(period.days)), book, period)
 
 
@@ -95,7 +100,8 @@ def rate_rows(usage: UsageRows, book: PriceBook, period: Period) -> Statement:
 
 def sums_needed(book: PriceBook) -> tuple[str, ...]:
     """The columns of records.USAGE_SUMS that a statement's charges are made from."""
-    sold = {column for sku in book.skus for column in sku.columns}
+    sold = {column for sku in book.skus for column in sku.columns} | set(external.columns_needed(book))
+    sold |= {_UNCOUNTED[sku.meter] for sku in book.skus if sku.quantum or sku.meter == "tokens"}
     return tuple(sorted({"calls", "app_only_bytes", *WIRE_BYTES, *MEASURES, *sold}))
 
 
@@ -128,9 +134,9 @@ class _Sheet:
     def add_sku(self, sku: Sku) -> None:
         """Charges of one SKU: stretch by stretch of days with one price, then tier by tier."""
         picked = picks(sku, self.usage.keys)
-        for column in _wire_names(sku):
+        for column in _measures(sku):
             self.covered[column] = self.covered.get(column, np.zeros(self.keys, np.bool_)) | picked
-        quantity = np.where(picked[self.usage.key], self.usage.of(sku.columns), 0)
+        quantity = self._quantity(sku, picked)
         stretches = self.book.stretches(sku, self.period.days)
         pools = self._pools(sku, stretches)
         month = self._month(sku, stretches, pools, quantity)
@@ -148,6 +154,9 @@ class _Sheet:
                 _line(sku, first, end), currency=price.currency or self.book.currency,
                 fx=self.book.fx_rate(price, self.period.name) if self.book.is_foreign(price) else None,
             )  # fmt: skip
+            if price.mode == EXTERNAL:
+                self._add_models(sku, stretch, blank)
+                continue
             for step in tiers.steps(sku, price, pools, left, consumed, month):
                 line = replace(
                     blank, price=step.price, tier=step.label, price_id=f"{sku.id}/{price.since}/{step.number}",
@@ -156,6 +165,44 @@ class _Sheet:
                 )  # fmt: skip
                 self._add_contracted(line, step.by_key, stretch.contracts)
             consumed = consumed + pools.total(left)
+        if sku.quantum:
+            line = _line(sku, 0, len(self.period.days), state=UNPRICED, reason=NO_BLOCKS, place=sku.place)
+            column = _UNCOUNTED[sku.meter]
+            values = np.where(picked[self.usage.key], self.usage.of((column,)), 0)
+            self._add(replace(line, meter=column, columns=(column,)), self._by_key(values))
+
+    def _quantity(self, sku: Sku, picked: Mask) -> Ints:
+        """What a SKU counts of each usage row."""
+        if not sku.is_external:
+            return np.where(picked[self.usage.key], self.usage.of(sku.columns), 0)
+        total = np.zeros(len(self.usage.key), np.int64)
+        for column in sku.columns:
+            mine = external.covers(self.book, sku, self.usage.keys, column)
+            total += np.where(mine[self.usage.key], self.usage.of((column,)), 0)
+        return total
+
+    def _add_models(self, sku: Sku, stretch: Stretch, blank: Line) -> None:
+        """Charges of days on which each model has its own price."""
+        assert stretch.price is not None
+        first, end = stretch.first_day, stretch.end_day
+        for step in external.steps(self.book, sku, stretch.price, self.usage, self.period.days, first, end):
+            line = replace(
+                blank, meter=step.column, columns=(step.column,), first_day=step.first_day, end_day=step.end_day,
+                place=stretch.price.place,
+            )  # fmt: skip
+            keys, quantity = step.keys.astype(np.int32), step.quantity
+            if step.price is None:
+                line = replace(line, state=UNPRICED, reason=step.reason, currency="", fx=None)
+                self.pieces.append(_Piece(line, keys, quantity))
+                continue
+            line = replace(line, price=step.price, tier=step.label, price_id=step.price_id)
+            which = contract_of(self.book, stretch.contracts, self.usage.keys)[keys]
+            for number in sorted(set(which.tolist())):
+                own = line
+                if number >= 0:
+                    contract = self.book.contracts[number]
+                    own = replace(line, contracted=contract.price_for(step.price), contract=contract)
+                self.pieces.append(_Piece(own, keys[which == number], quantity[which == number]))
 
     def _pools(self, sku: Sku, stretches: Sequence[Stretch]) -> tiers.Pools:
         """Who counts the SKU's month together."""
@@ -209,6 +256,13 @@ class _Sheet:
                 first_day=0, end_day=len(self.period.days), reason=APP_ONLY,
             )  # fmt: skip
             self._add(line, self._by_key(values))
+        if any(sku.meter == "tokens" for sku in self.book.skus):
+            column = _UNCOUNTED["tokens"]
+            line = Line(
+                sku=None, state=UNPRICED, meter=column, unit="Requests", unit_base=1, price=None, tier=None,
+                first_day=0, end_day=len(self.period.days), reason=NO_TOKENS,
+            )  # fmt: skip
+            self._add(line, self._by_key(self.usage.of((column,))))
 
     # -- shared costs --------------------------------------------------------------------------------------
 
@@ -359,6 +413,8 @@ def _line(sku: Sku, first: int, end: int, **what: str) -> Line:
     )  # fmt: skip
 
 
-def _wire_names(sku: Sku) -> list[str]:
-    """The measures that a SKU covers, whichever bytes it counts them by."""
+def _measures(sku: Sku) -> list[str]:
+    """The measures that a SKU covers, whichever bytes or blocks it counts them by."""
+    if sku.quantum:
+        return ["calls"]
     return [name.replace("_payload_", "_wire_").replace("_app_", "_wire_") for name in sku.columns]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from apicost.core import records
+from apicost.core import prompts, records
 from apicost.core.rating import money
 from apicost.core.rating.period import Period
 
@@ -37,7 +37,8 @@ class UsageRows:
     cuts: the days (from 0) at which stretches begin, the first of them 0.
     keys: one row per distinct key, sorted; columns KEYS, all TEXT.
     key: position in `keys` of each row; day: the first day of its stretch. Rows are sorted by both, distinct.
-    sums: column of records.USAGE_SUMS -> int64, one value per row; all of them, or those that were asked for.
+    sums: column of records.USAGE_SUMS, or part of one (core/prompts) -> int64, one value per row; all of them, or
+        those that were asked for.
     """
 
     cuts: tuple[int, ...]
@@ -58,8 +59,8 @@ class UsageRows:
 def gather(usage: pa.Table, period: Period, cuts: Sequence[int] | None = None) -> UsageRows:
     """Sum usage by key and stretch of days.
 
-    usage: `minute_unix_s`, and any of KEYS and of records.USAGE_SUMS; a key that is missing is null
-        throughout, a sum that is missing is not there. Buckets may be of any length; each belongs to the
+    usage: `minute_unix_s`, and any of KEYS, of records.USAGE_SUMS and of their parts; a key that is missing is
+        null throughout, a sum that is missing is not there. Buckets may be of any length; each belongs to the
         stretch in which it starts.
         A caller that keeps no reference to the table has its columns freed as they are summed.
     cuts: days (from 0) at which stretches begin; None is every day.
@@ -76,7 +77,7 @@ def gather(usage: pa.Table, period: Period, cuts: Sequence[int] | None = None) -
     columns = [_ranked(usage, name) for name in KEYS]
     key, first_row = _number(columns, len(minute))
     keys = [records.text(ranks[first_row], values) for ranks, values in columns]
-    values = {name: usage.column(name) for name in SUMS if name in usage.column_names}
+    values = {name: usage.column(name) for name in usage.column_names if name in SUMS or prompts.is_part(name)}
     del usage, columns, minute
     cell, position = np.unique(key * len(cuts) + stretch, return_inverse=True)
     sums = {}
