@@ -14,6 +14,7 @@ from pathlib import Path
 from apicost import config, durable
 from apicost.catalog import prices
 from apicost.commands import _closed
+from apicost.commands._closed import source_of
 from apicost.commands._terminal import error, say
 from apicost.core.rating import days, period, rate
 from apicost.core.rating.bill import Bill
@@ -27,7 +28,7 @@ from apicost.store.catalogue import CATALOGUE, LedgerError
 from apicost.store.closed import ClosedMonth, closed_month, closed_months
 from apicost.store.query import Ledger
 
-__all__ = ["error", "say"]  # said by commands as parts of this module
+__all__ = ["error", "say", "source_of"]  # said by commands as parts of this module
 
 DEFAULT_CONFIG = Path("apicost.yaml")
 _ONE_DAY = timedelta(days=1)
@@ -123,13 +124,13 @@ def read_rows(ledger: Ledger, month: Period, book: PriceBook | None, *, sums: Se
 
     sums: the columns that are asked for; `rate.sums_needed` names those that charges are made from.
     """
-    rows = _closed.rows_of(_closed.source_of(ledger, month), month, book, sums)
+    rows = _closed.rows_of(source_of(ledger, month), month, book, sums)
     return rows if len(rows.key) else None
 
 
 def read_days(ledger: Ledger, month: Period, book: PriceBook) -> UsageRows:
     """The month's usage by day, with the keys and sums alone that the cost by day depends on."""
-    source = _closed.source_of(ledger, month)
+    source = source_of(ledger, month)
     return gather(source.usage(month.starts, keys_needed(book), sums=days.sums_needed(book)), month)
 
 
@@ -190,7 +191,7 @@ def statement_of(ledger: Ledger, month: Period, book: PriceBook, *, sums: Sequen
 
     Raises InputError where an exchange rate is missing.
     """
-    statement = _closed.statement_of(_closed.source_of(ledger, month), month, book, sums)
+    statement = _closed.statement_of(source_of(ledger, month), month, book, sums)
     return statement if len(statement.usage.key) else None
 
 

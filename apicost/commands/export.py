@@ -9,7 +9,6 @@ from pathlib import Path
 
 from apicost.commands import _months
 from apicost.core.rating import rate
-from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period
 from apicost.core.rating.usage_rows import KEYS, gather
 from apicost.report import export
@@ -55,9 +54,8 @@ def main(argv: list[str]) -> int:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             if options.what == "charges":
                 needed = rate.sums_needed(sources.priced)
-                statement = _months.statement_of(ledger, month, sources.priced, sums=needed)
-                if statement is not None:
-                    rows = export.write_charges(Bill(statement=statement), options.output, sources.apis, options.api)
+                if (bill := _months.bill_of(ledger, month, sources, sums=needed)) is not None:
+                    rows = export.write_charges(bill, options.output, sources.apis, options.api)
             elif options.by == "day":
                 rows = _by_day(ledger, month, options.output, options.api)
             elif (usage := _months.read_rows(ledger, month, book)) is not None:
@@ -75,7 +73,8 @@ def main(argv: list[str]) -> int:
 
 def _by_day(ledger: Ledger, month: Period, output: Path, api: str | None) -> int | None:
     """Write usage one day after the other, so that a month of any size fits; None where there is none."""
-    if not ledger.usage((month.start_unix_s, month.end_unix_s), ()).num_rows:
+    source = _months.source_of(ledger, month)
+    if not source.usage((month.start_unix_s, month.end_unix_s), ()).num_rows:
         return None
-    days = (gather(ledger.usage(edges, KEYS), month) for edges in itertools.pairwise(month.starts))
+    days = (gather(source.usage(edges, KEYS), month) for edges in itertools.pairwise(month.starts))
     return export.write_usage(days, month, output, api)
