@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
             bill,
             _months.read_days(ledger, month, bill.statement.book),
             apis=sources.apis,
-            completeness=ledger.completeness(month.start_unix_s, month.end_unix_s) or None,
+            completeness=_months.completeness(ledger, month) or None,
             before=before,
             damaged=[str(damage) for damage in ledger.damaged],
             api=options.api,
