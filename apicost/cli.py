@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": "closed months against their checksums and a second rating",
     "explain": "how a charge came to be, down to quantities and price-book lines",
     "reconcile": "a provider's bill against the month, cause by cause",
+    "focus": "check FOCUS cost-and-usage files",
     "spec": "OpenAPI documents: lint, drafts of what is missing, measured usage in them",
     "doctor": "what this host has and lacks, and how to mend it",
     "demo": "live traffic through a gateway on this machine, and its report",
