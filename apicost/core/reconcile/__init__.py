@@ -1,0 +1,1 @@
+"""What the ledger metered against what a provider billed: a bridge of causes that sums to the difference."""
