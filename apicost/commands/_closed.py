@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,12 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apicost.catalog import prices
+from apicost.catalog import model_prices, prices
 from apicost.commands._terminal import error, say
 from apicost.core import records
 from apicost.core.rating import corrections as core
-from apicost.core.rating import period, rate
+from apicost.core.rating import models, period, rate
 from apicost.core.rating.bill import PIECE_ROWS, Bill, fingerprint
+from apicost.core.rating.external import columns_needed
+from apicost.core.rating.models import NO_MODELS, ModelPrices
 from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import FxRate, PriceBook
 from apicost.core.rating.statement import CHARGE, CORRECTION, Statement
@@ -37,9 +39,26 @@ from apicost.store.closed import ClosedMonth, DaysOf, DaySums, UsageSource
 from apicost.store.query import Ledger
 
 
-def book_of(closed: ClosedMonth) -> PriceBook:
-    """The price book as it was when the month was closed."""
-    return prices.load(closed.prices)
+def book_of(closed: ClosedMonth, month: str | None = None) -> PriceBook:
+    """The price book as it was when the month was closed, with the models' prices of then, of this month or another."""
+    told = closed.manifest["models"].get(month or closed.month)
+    book = prices.load(closed.prices)
+    return replace(book, models=models.from_json(told)) if told else book
+
+
+def with_models(source: UsageSource, month: Period, book: PriceBook, known: ModelPrices = NO_MODELS) -> PriceBook:
+    """The book with the prices of a list outside it for the models of a month's usage, where it asks for them.
+
+    known: what is booked: a model that had prices keeps them, whatever the list says today; one that had none may have
+    got some.
+    """
+    if book.models.models or not model_prices.is_needed(book):
+        return book
+    found = source.usage((month.start_unix_s, month.end_unix_s), ("llm_model",), sums=("calls",))
+    looked_up = model_prices.resolve(book, [name for name in found.column("llm_model").unique().to_pylist() if name])
+    booked_models = {(model.name, model.provider): model for model in known.models if model.prices}
+    kept = tuple(booked_models.get((model.name, model.provider), model) for model in looked_up.models)
+    return replace(book, models=replace(looked_up, models=kept))
 
 
 def apis_of(closed: ClosedMonth) -> dict[str, ApiInfo]:
@@ -86,7 +105,8 @@ def rows_of(source: UsageSource, month: Period, book: PriceBook | None, sums: Se
 def statement_of(source: UsageSource, month: Period, book: PriceBook, sums: Sequence[str] = SUMS) -> Statement:
     """A month rated, also one without usage. Raises InputError where an exchange rate is missing."""
     prices.require(book, month)
-    rows = rows_of(source, month, book, sums)
+    book = with_models(source, month, book)
+    rows = rows_of(source, month, book, tuple(dict.fromkeys((*sums, *columns_needed(book)))))
     say(f"rating {len(rows.key):,} usage rows of {month.name} with {book.id} {book.version}")
     return rate.rate_rows(rows, book, month)
 
@@ -172,12 +192,13 @@ class Corrected:
     """What closed months say now.
 
     rows: corrections of all of them, month by month. usage: months of which more is known than the folders have, and
-    what is known. forgotten: months -> days of which the ledger knows less than a folder.
-    unlocked: exchange rates in the statements of now that may still change.
+    what is known. models: months -> the models' prices that they say it with. forgotten: months -> days of which the
+    ledger knows less than a folder. unlocked: exchange rates in the statements of now that may still change.
     """
 
     rows: pa.Table
     usage: Mapping[str, UsageSource] = field(default_factory=dict)
+    models: Mapping[str, ModelPrices] = field(default_factory=dict)
     forgotten: Mapping[str, int] = field(default_factory=dict)
     unlocked: tuple[FxRate, ...] = ()
 
@@ -199,7 +220,7 @@ def corrections(ledger: Ledger, months: Sequence[ClosedMonth], book: PriceBook) 
     if billing_month is None:
         return Corrected(rows=records.empty(CHARGE))
     comparable(months, book)
-    before = book_of(months[-1])
+    listed: dict[str, ModelPrices] = {}
     found = [records.empty(CHARGE)]
     usage: dict[str, UsageSource] = {}
     forgotten: dict[str, int] = {}
@@ -214,14 +235,20 @@ def corrections(ledger: Ledger, months: Sequence[ClosedMonth], book: PriceBook) 
                 forgotten[closed.month] = short
             if present is not None:
                 source = usage[closed.month] = present
-        if closed.month not in usage and core.same_terms(before, book, month):
+        then = book_of(months[-1], closed.month)
+        now = with_models(source, month, book, then.models)
+        if now.models.models:
+            listed[closed.month] = now.models
+        if closed.month not in usage and core.same_terms(then, now, month):
             continue
-        keeps_prices(before, book, month)
-        statement = statement_of(source, month, book)
+        keeps_prices(then, now, month)
+        statement = statement_of(source, month, now)
         unlocked += statement.unlocked_rates
         found.append(core.corrections(list(booked(months, closed)), statement, billing_month=billing_month))
     rows = pa.concat_tables(found).unify_dictionaries()
-    return Corrected(rows=rows, usage=usage, forgotten=forgotten, unlocked=tuple(dict.fromkeys(unlocked)))
+    return Corrected(
+        rows=rows, usage=usage, models=listed, forgotten=forgotten, unlocked=tuple(dict.fromkeys(unlocked))
+    )
 
 
 def present_usage(ledger: Ledger, month: Period, known: ClosedMonth) -> tuple[UsageSource | None, int]:

@@ -25,7 +25,7 @@ from apicost.commands import _closed
 from apicost.commands._closed import Corrected
 from apicost.commands._terminal import error, say
 from apicost.core import records
-from apicost.core.rating import corrections, money, period
+from apicost.core.rating import corrections, models, money, period
 from apicost.core.rating.bill import Bill, fingerprint
 from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import PriceBook
@@ -120,8 +120,11 @@ def _fill(
     bill = Bill(statement=statement, corrections=corrected.rows, closed=True)
     say(f"writing {len(bill):,} charges")
     store.write_charges(folder / store.CHARGES, bill.pieces())
+    listed = dict(corrected.models)
+    if statement.book.models.models:
+        listed[month.name] = statement.book.models
     previous = before(ledger, month, book)
-    listed = ledger.segments("usage", month.start_unix_s, month.end_unix_s)
+    segments = ledger.segments("usage", month.start_unix_s, month.end_unix_s)
     return {
         "apicost": __version__,
         "closed_at": utc_text(now_unix_s),
@@ -137,12 +140,13 @@ def _fill(
             "month": previous[0], "billed_cost": money.fixed(previous[1], book.statement_scale)
         },
         "apis": _closed.apis_as_data(apis),
+        "models": {name: models.to_json(told) for name, told in listed.items()},
         "usage": usage,
         "ledger": {
             "segments": [
                 {"name": s.name, "crc32": f"{s.crc32:08x}", "rows": s.row_count, "calls": s.calls,
                  "wire_bytes": s.wire_bytes}
-                for s in sorted(listed, key=lambda s: s.name)
+                for s in sorted(segments, key=lambda s: s.name)
             ],
         },
     }  # fmt: skip
@@ -238,7 +242,7 @@ def _rated_again(months: Sequence[ClosedMonth], closed: ClosedMonth) -> list[str
     own = closed.usage_of(closed.month)
     statement = _closed.statement_of(own, month, book)
     found = [f"{store.CHARGES}: {told}" for told in _closed.differences(statement, closed)]
-    again = _corrections_again([m for m in months if m.month < closed.month], closed, book)
+    again = _corrections_again([m for m in months if m.month < closed.month], closed)
     then = _closed.booked_corrections(closed)
     have = [name for name in then.column_names if name in closed.columns()]
     found += [
@@ -260,15 +264,17 @@ def _rated_again(months: Sequence[ClosedMonth], closed: ClosedMonth) -> list[str
     return found
 
 
-def _corrections_again(before: Sequence[ClosedMonth], closed: ClosedMonth, book: PriceBook) -> pa.Table:
+def _corrections_again(before: Sequence[ClosedMonth], closed: ClosedMonth) -> pa.Table:
     """The corrections that a closed month bears, made again from what its folder and those before it have."""
     found = [records.empty(CHARGE)]
     for earlier in before:
         month = _closed.month_of(earlier)
-        unchanged = earlier.month not in closed.about()
-        if unchanged and corrections.same_terms(_closed.book_of(before[-1]), book, month):
+        then, now = _closed.book_of(before[-1], earlier.month), _closed.book_of(closed, earlier.month)
+        if earlier.month not in closed.about() and corrections.same_terms(then, now, month):
             continue
         source = store.latest_usage([*before, closed], earlier.month).usage_of(earlier.month)
-        now = _closed.statement_of(source, month, book)
-        found.append(corrections.corrections(list(_closed.booked(before, earlier)), now, billing_month=closed.month))
+        statement = _closed.statement_of(source, month, now)
+        found.append(
+            corrections.corrections(list(_closed.booked(before, earlier)), statement, billing_month=closed.month)
+        )
     return pa.concat_tables(found).unify_dictionaries()

@@ -158,6 +158,7 @@ def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, i
         names = ", ".join(sorted({price.currency or "" for _, price in missing}))
         print(f"apicost: not compared with {before.name}: no exchange rate of {names} in it", file=sys.stderr)
         return None
+    book = _closed.with_models(ledger, before, book)
     keys = KEYS if book.contracts or book.commitments else keys_needed(book)
     cuts = book.price_changes(before.days)
     edges = [*(before.starts[day] for day in cuts), before.end_unix_s]

@@ -9,10 +9,10 @@ import time
 
 from apicost.commands import _closing, _months
 
-DESCRIPTION = """Close a month: its usage by day, its charges, the price book and a manifest with checksums of all and of
-the month closed before are written to LEDGER/closed/YYYY-MM, all at once. From then on every command shows the
-month from this folder. Usage that comes late and prices that are put right are corrections in the month that is
-open: the first after the last closed one. No command opens a closed month again.
+DESCRIPTION = """Close a month: its usage by day, its charges, the price book and a manifest with checksums of all of
+them and of the month closed before are written to LEDGER/closed/YYYY-MM, all at once. From then on every command
+shows the month from this folder. Usage that comes late and prices that are put right are corrections in the month
+that is open: the first after the last closed one. No command opens a closed month again.
 
 Months are closed in order, without a gap. A month is not closed before it has ended, while an exchange rate in it
 is not locked, or while a part of the ledger can't be read.

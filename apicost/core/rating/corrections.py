@@ -12,7 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from decimal import Context, Decimal, Inexact
 from typing import Any
@@ -99,12 +99,14 @@ def _terms(book: PriceBook, period: Period) -> Any:
             if (one.since is None or one.since <= last) and (one.until is None or first < one.until)
         )
 
+    unnamed = replace(book.models, models=tuple(replace(model, source="") for model in book.models.models))
     return _plain(
         replace(
             book, id="", version="", file="", remarks=(), budgets=(), tags=(), scopes=(),
             skus=tuple(replace(sku, prices=lasting(sku.prices)) for sku in book.skus),
             shared_costs=lasting(book.shared_costs), contracts=lasting(book.contracts),
-            commitments=lasting(book.commitments), fx=tuple(rate for rate in book.fx if rate.period == period.name),
+            commitments=lasting(book.commitments), models=unnamed,
+            fx=tuple(rate for rate in book.fx if rate.period == period.name),
         )
     )  # fmt: skip
 
@@ -115,6 +117,8 @@ def _plain(value: Any) -> Any:
         return type(value).__name__, {
             f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "place"
         }
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
