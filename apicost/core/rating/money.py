@@ -70,22 +70,53 @@ def _long_division(values: Column, numerator: int, divisor: int, limb_bits: int)
     return whole, rest
 
 
-def share(total: int, weights: Column) -> Column:
+def share(total: int, weights: Column, *, piece: int = 1 << 20) -> Column:
     """Split an integer in proportion to `weights`; the shares sum to it exactly.
 
     What rounding down leaves over goes to the largest remainders, earliest first (Hamilton's method), so
     that rows in a canonical order make the split independent of the order they came in. A share is never
     more than the next whole number above its exact value: with total <= sum(weights), never more than its weight.
+    piece: so many weights are divided at a time, so that beside weights and shares little is held.
     Raises ValueError when nothing carries weight: book the amount as unallocated instead of spreading it.
     """
     whole_weight = exact_sum(weights)
     if whole_weight <= 0 or total < 0:
         raise ValueError(f"cannot split {total} by weights that sum to {whole_weight}")
-    shares, rest = product(weights, total, whole_weight)
+    if len(weights) <= piece:
+        shares, rest = product(weights, total, whole_weight)
+        left = total - exact_sum(shares)
+        if left:
+            shares = shares.copy()
+            shares[np.argsort(-rest, kind="stable")[:left]] += 1
+        return shares
+    return _share_in_pieces(total, weights, whole_weight, piece)
+
+
+def _share_in_pieces(total: int, weights: Column, whole_weight: int, piece: int) -> Column:
+    """`share` with two divisions of each weight: one to find the smallest remainder that gets one more, to the upper
+    bits, and one to give it and to tell apart those whose upper bits are the same."""
+    slices = [slice(start, start + piece) for start in range(0, len(weights), piece)]
+    shift = max(0, whole_weight.bit_length() - 16)
+    shares: Column = np.empty(len(weights), weights.dtype)
+    counts = np.zeros((whole_weight >> shift) + 1, np.int64)
+    for part in slices:
+        shares[part], rest = product(weights[part], total, whole_weight)
+        np.add.at(counts, (rest >> shift).astype(np.int64), 1)
     left = total - exact_sum(shares)
-    if left:
-        shares = shares.copy()
-        shares[np.argsort(-rest, kind="stable")[:left]] += 1
+    if not left:
+        return shares
+    above = np.cumsum(counts[::-1])[::-1] - counts  # remainders with larger upper bits
+    edge = int(np.flatnonzero(above < left)[0])
+    at, rests = [], []
+    for start, part in zip(range(0, len(weights), piece), slices, strict=True):
+        _, rest = product(weights[part], total, whole_weight)
+        upper = (rest >> shift).astype(np.int64)
+        shares[part] += upper > edge
+        of_edge = np.flatnonzero(upper == edge)
+        at.append(start + of_edge)
+        rests.append(rest[of_edge])
+    order = np.argsort(-np.concatenate(rests), kind="stable")[: left - int(above[edge])]
+    shares[np.concatenate(at)[order]] += 1
     return shares
 
 
@@ -126,14 +157,20 @@ def round_by_remainder(exact: Sequence[Fraction], total: int) -> list[int]:
 
 
 def round_tree(
-    whole: Column, rest: Column, divisor: int, levels: Iterable[npt.NDArray[np.integer]], total: int
+    whole: Column,
+    rest: Column,
+    divisor: int,
+    levels: Iterable[npt.NDArray[np.integer]],
+    total: int | Column,
+    roots: npt.NDArray[np.integer] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Round rows to whole numbers that sum to `total`, and so that every node of a tree is right too.
 
     whole, rest: each row's exact value is whole + rest/divisor.
     levels: for each level of the tree, coarsest first, the node number of every row; nodes are numbered
         from 0 in row order and a node's rows are adjacent. The rows themselves are the last level.
-    total: the exact sum, rounded to one of its two neighbours.
+    total: the exact sum, rounded to one of its two neighbours; with `roots`, the level above all others, one for
+        each of its nodes: several trees beside each other.
 
     From the top down each node's amount is given to its children by largest remainder, ties to the
     earlier one. So each node, at every level, gets the floor of its exact value or one more: a group
@@ -144,25 +181,29 @@ def round_tree(
         return np.zeros(0, np.int64)
     wide = rest.dtype == object or exact_sum(rest) > INT64_MAX
     rest = rest.astype(object) if wide else rest
-    amount: Column = np.array([total], object if wide else np.int64)
-    parent_of_row: npt.NDArray[np.integer] = np.zeros(count, np.int32)
-    for level in itertools.chain(levels, [np.arange(count)]):
-        nodes = int(level[-1]) + 1
-        if nodes == count:  # each row is a node: nothing to add up, and no copies of what is largest
+    amount: Column = np.array([total] if roots is None else total, object if wide else np.int64)
+    parent_of_row: npt.NDArray[np.integer] = np.zeros(count, np.int32) if roots is None else roots
+    for level in itertools.chain(levels, [None]):
+        if level is None:  # each row is a node: nothing to add up, and no copies of what is largest
             node_whole, node_rest, parent = whole, rest, parent_of_row
         else:
+            nodes = int(level[-1]) + 1
             carried, node_rest = _divmod(add_by(level, rest, nodes), divisor)
             node_whole = add_by(level, whole, nodes) + carried
             parent = parent_of_row[np.searchsorted(level, np.arange(nodes))]
         left = amount - add_by(parent, node_whole, len(amount))
-        # Stable sorts keep the earlier of equal remainders first; lexsort's last key is its first.
-        order = np.lexsort((_ranks(-node_rest), parent))
-        started = np.searchsorted(parent, np.arange(len(amount)))
-        place = np.empty(nodes, np.int32)
-        place[order] = np.arange(nodes) - started[parent[order]]
-        del order
-        amount = node_whole + (place < left[parent])
-        parent_of_row = level
+        amount = node_whole
+        # Most nodes share out nothing beyond whole numbers. Of the others, the children by remainder: stable sorts
+        # keep the earlier of equal ones first; lexsort's last key is its first.
+        some = np.flatnonzero((left != 0)[parent])
+        if len(some):
+            of_some = parent[some]
+            order = np.lexsort((_ranks(-node_rest[some]), of_some))
+            place = np.arange(len(some)) - np.searchsorted(of_some, of_some)  # sorted or not: parents are adjacent
+            amount = amount.copy()
+            amount[some[order]] += place < left[of_some]
+        if level is not None:
+            parent_of_row = level
     return amount.astype(np.int64)
 
 

@@ -19,11 +19,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +35,26 @@ from apicost.core import prompts, records
 from apicost.core.rating import external, money, tiers
 from apicost.core.rating.match import matches
 from apicost.core.rating.period import Period
-from apicost.core.rating.pricebook import COMMITMENT, EXTERNAL, Commitment, PriceBook, SharedCost, Sku, Stretch
-from apicost.core.rating.statement import PRICED, PURCHASE, UNALLOCATED, UNPRICED, USAGE, Line, Statement
+from apicost.core.rating.pricebook import COMMITMENT, EXTERNAL, Commitment, Price, PriceBook, SharedCost, Sku, Stretch
+from apicost.core.rating.rounding import Rounding
+from apicost.core.rating.statement import (
+    PRICED,
+    PURCHASE,
+    UNALLOCATED,
+    UNPRICED,
+    USAGE,
+    Line,
+    Statement,
+    StatementInLots,
+)  # fmt: skip
 from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
 
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
+Column = npt.NDArray[Any]
+Kept = Callable[[], Column]
+Keep = Callable[[Column], Kept]
 
 WIRE_BYTES = tuple(f"{leg}_{way}_wire_bytes" for leg in records.LEGS for way in ("in", "out"))
 TOKENS = ("llm_prompt_tokens", "llm_completion_tokens")
@@ -48,8 +63,6 @@ MEASURES = {"calls": "Requests", **dict.fromkeys(WIRE_BYTES, "GB"), **dict.fromk
 _BASES = {"Requests": 1, "GB": 10**9, "Tokens": 1}
 # Meter -> the requests of which its quantity is not known.
 _UNCOUNTED = {"calls": "calls_without_quanta", "tokens": "llm_calls_without_tokens"}
-# Levels of the tree that billed costs are rounded down: API, operation, consumer.
-_LEVELS = (1, 5, 6)
 
 NO_PRICE = "no price of this SKU is in force on these days"
 NO_SKU = "no SKU of the price book covers this row"
@@ -59,6 +72,11 @@ NO_TOKENS = "the gateway has no token counts of these requests: their tokens are
 APP_ONLY = "no kernel flow was seen: the gateway's own count, not wire bytes"
 IDLE = "kept unallocated as idle by the price book"
 NO_WEIGHT = "nothing in the month carries this weight"
+
+
+def in_memory(column: Column) -> Kept:
+    """Keeps a column as it is."""
+    return lambda: column
 
 
 def rate(usage: pa.Table, book: PriceBook, period: Period) -> Statement:
@@ -81,12 +99,25 @@ def rate_rows(usage: UsageRows, book: PriceBook, period: Period) -> Statement:
     Raises ValueError where one does, or where a price in force has no exchange rate of the month: see
     `PriceBook.without_rate`.
     """
-    uncut = sorted(set(book.price_changes(period.days)) - set(usage.cuts))
+    (statement,) = rate_lots([usage], book, period).parts()
+    return statement
+
+
+def rate_lots(lots: Sequence[UsageRows], book: PriceBook, period: Period, keep: Keep = in_memory) -> StatementInLots:
+    """`rate_rows` for usage that is too large to be held at once: the same charges, lot by lot.
+
+    lots: one at least, gathered with the same cuts. The keys of each come after those of the lot before it, and no
+        two lots share an operation (the same first five of KEYS). They are read several times, one at a time.
+    keep: where charges are kept while all are made; it takes a column and returns what gives it back.
+
+    What is held of all lots is 20 to 30 bytes a key; of each lot, all its charges. Raises ValueError as `rate_rows`.
+    """
+    uncut = sorted(set(book.price_changes(period.days)) - set(lots[0].cuts))
     if uncut:
         raise ValueError(f"usage of {period.name} is not cut at the price changes of days {uncut}")
     if missing := book.without_rate(period.days, period.name):
         raise ValueError(f"no exchange rate of {period.name} for {[price.place for _, price in missing]}")
-    sheet = _Sheet(usage, book, period)
+    sheet = _Sheet(lots, book, period, keep)
     for sku in book.skus:
         sheet.add_sku(sku)
     sheet.add_what_no_sku_covers()
@@ -107,44 +138,62 @@ def sums_needed(book: PriceBook) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class _Piece:
-    """Charges of one line: the keys that bear it and their quantities."""
+    """Charges of one line: lot by lot the keys that bear it and their quantities; None where there are none.
+
+    keys are numbered within the lot. The last lot has further ones: see `_Sheet`.
+    """
 
     line: Line
-    keys: Keys
-    quantity: Ints
+    charges: int
+    lots: list[tuple[Kept, Kept] | None]
+
+    def put(self, lot: int, keys: Keys, quantity: Ints, keep: Keep) -> None:
+        """Charges of a lot that has none of this line yet."""
+        if len(keys):
+            self.lots[lot] = (keep(keys), keep(quantity))
+            self.charges += len(keys)
+            self.line = replace(self.line, quantity=self.line.quantity + money.exact_sum(quantity))
+
+    def of(self, lot: int) -> tuple[Keys, Ints]:
+        """Charges of a lot."""
+        found = self.lots[lot]
+        return (found[0](), found[1]()) if found else (np.empty(0, np.int32), np.empty(0, np.int64))
 
 
 class _Sheet:
-    """A statement in the making."""
+    """A statement in the making.
 
-    def __init__(self, usage: UsageRows, book: PriceBook, period: Period) -> None:
-        self.usage = usage
+    A shortfall is no usage row's, nor is what belongs to the month: after the usage's keys come consumers with a
+    commitment, each alone, and a key of nulls.
+    """
+
+    def __init__(self, lots: Sequence[UsageRows], book: PriceBook, period: Period, keep: Keep) -> None:
+        self.lots = lots
+        self.starts = list(itertools.accumulate((len(lot.keys) for lot in lots), initial=0))
+        self.keys = self.starts[-1]
         self.book = book
         self.period = period
-        self.keys = len(usage.keys)
+        self.keep = keep
         self.pieces: list[_Piece] = []
         self.covered: dict[str, Mask] = {}
         self.pools: dict[str, tiers.Pools] = {}
         self.due = [commitment for commitment in book.commitments if commitment.is_due(period.days[0])]
-        # A shortfall is no usage row's: it has a key of its consumer alone, after the usage's keys.
         self.consumers = sorted({commitment.consumer for commitment in self.due})
 
     # -- usage ---------------------------------------------------------------------------------------------
 
     def add_sku(self, sku: Sku) -> None:
         """Charges of one SKU: stretch by stretch of days with one price, then tier by tier."""
-        picked = picks(sku, self.usage.keys)
+        picked = np.concatenate([picks(sku, lot.keys) for lot in self.lots])
         for column in _measures(sku):
             self.covered[column] = self.covered.get(column, np.zeros(self.keys, np.bool_)) | picked
-        quantity = self._quantity(sku, picked)
         stretches = self.book.stretches(sku, self.period.days)
         pools = self._pools(sku, stretches)
-        month = self._month(sku, stretches, pools, quantity)
+        month = self._month(sku, stretches, pools, picked)
         consumed = np.zeros(pools.count, np.int64)
         for stretch in stretches:
             first, end = stretch.first_day, stretch.end_day
-            within = (self.usage.day >= first) & (self.usage.day < end)
-            left = self._by_key(np.where(within, quantity, 0))
+            left = self._quantity(sku, picked, self._days([stretch]))
             if stretch.price is None:
                 line = _line(sku, first, end, state=UNPRICED, reason=NO_PRICE, place=sku.place)
                 self._add(line, left)
@@ -157,52 +206,64 @@ class _Sheet:
             if price.mode == EXTERNAL:
                 self._add_models(sku, stretch, blank)
                 continue
-            for step in tiers.steps(sku, price, pools, left, consumed, month):
+            steps = tiers.steps(sku, price, pools, left, consumed, month)
+            consumed = consumed + pools.total(left)
+            del left  # it is the steps' now, who let go of it: columns of all keys are what is large here
+            for step in steps:
                 line = replace(
                     blank, price=step.price, tier=step.label, price_id=f"{sku.id}/{price.since}/{step.number}",
                     place=step.place, unit=step.unit, unit_base=step.unit_base, starts_at=step.starts_at,
                     pool=step.pool,
                 )  # fmt: skip
                 self._add_contracted(line, step.by_key, stretch.contracts)
-            consumed = consumed + pools.total(left)
+                del step
         if sku.quantum:
             line = _line(sku, 0, len(self.period.days), state=UNPRICED, reason=NO_BLOCKS, place=sku.place)
             column = _UNCOUNTED[sku.meter]
-            values = np.where(picked[self.usage.key], self.usage.of((column,)), 0)
-            self._add(replace(line, meter=column, columns=(column,)), self._by_key(values))
+            self._add(replace(line, meter=column, columns=(column,)), self._by_key((column,), picked))
 
-    def _quantity(self, sku: Sku, picked: Mask) -> Ints:
-        """What a SKU counts of each usage row."""
+    def _quantity(self, sku: Sku, picked: Mask, days: Mask) -> Ints:
+        """What a SKU counts on some days, by key."""
         if not sku.is_external:
-            return np.where(picked[self.usage.key], self.usage.of(sku.columns), 0)
-        total = np.zeros(len(self.usage.key), np.int64)
+            return self._by_key(sku.columns, picked, days)
+        total = np.zeros(self.keys, np.int64)
         for column in sku.columns:
-            mine = external.covers(self.book, sku, self.usage.keys, column)
-            total += np.where(mine[self.usage.key], self.usage.of((column,)), 0)
+            mine = [external.covers(self.book, sku, lot.keys, column) for lot in self.lots]
+            total += self._by_key((column,), np.concatenate(mine), days)
         return total
 
     def _add_models(self, sku: Sku, stretch: Stretch, blank: Line) -> None:
-        """Charges of days on which each model has its own price."""
+        """Charges of days on which each model has its own price: what is priced first, contract by contract."""
         assert stretch.price is not None
-        first, end = stretch.first_day, stretch.end_day
-        for step in external.steps(self.book, sku, stretch.price, self.usage, self.period.days, first, end):
-            line = replace(
-                blank, meter=step.column, columns=(step.column,), first_day=step.first_day, end_day=step.end_day,
-                place=stretch.price.place,
-            )  # fmt: skip
-            keys, quantity = step.keys.astype(np.int32), step.quantity
-            if step.price is None:
-                line = replace(line, state=UNPRICED, reason=step.reason, currency="", fx=None)
-                self.pieces.append(_Piece(line, keys, quantity))
-                continue
-            line = replace(line, price=step.price, tier=step.label, price_id=step.price_id)
-            which = contract_of(self.book, stretch.contracts, self.usage.keys)[keys]
-            for number in sorted(set(which.tolist())):
-                own = line
-                if number >= 0:
-                    contract = self.book.contracts[number]
-                    own = replace(line, contracted=contract.price_for(step.price), contract=contract)
-                self.pieces.append(_Piece(own, keys[which == number], quantity[which == number]))
+        found: dict[tuple[bool, str, str, int, int, int], _Piece] = {}
+        for place, lot in enumerate(self.lots):
+            which_of_key = contract_of(self.book, stretch.contracts, lot.keys)
+            days = (self.period.days, stretch.first_day, stretch.end_day)
+            for step in external.steps(self.book, sku, stretch.price, lot, *days):
+                name = step.price_id or step.reason or ""
+                which = which_of_key[step.keys] if step.price is not None else np.full(len(step.keys), -1, np.int32)
+                for number in sorted(set(which.tolist())):
+                    at = (step.price is None, name, step.column, step.first_day, step.end_day, number)
+                    if at not in found:
+                        line = self._line_of_model(step, stretch.price, blank, number)
+                        found[at] = _Piece(line, 0, [None] * len(self.lots))
+                    mine = which == number
+                    found[at].put(place, step.keys[mine].astype(np.int32), step.quantity[mine], self.keep)
+        self.pieces += [found[at] for at in sorted(found)]
+
+    def _line_of_model(self, step: external.ModelStep, price: Price, blank: Line, number: int) -> Line:
+        """number: of the contract, -1 for none."""
+        line = replace(
+            blank, meter=step.column, columns=(step.column,), first_day=step.first_day, end_day=step.end_day,
+            place=price.place,
+        )  # fmt: skip
+        if step.price is None:
+            return replace(line, state=UNPRICED, reason=step.reason, currency="", fx=None)
+        line = replace(line, price=step.price, tier=step.label, price_id=step.price_id)
+        if number < 0:
+            return line
+        contract = self.book.contracts[number]
+        return replace(line, contracted=contract.price_for(step.price), contract=contract)
 
     def _pools(self, sku: Sku, stretches: Sequence[Stretch]) -> tiers.Pools:
         """Who counts the SKU's month together."""
@@ -211,17 +272,22 @@ class _Sheet:
             raise ValueError(f"{sku.id}: the pool changes within {self.period.name}: {sorted(names)}")
         (name,) = names
         if name not in self.pools:
-            self.pools[name] = tiers.Pools.by(name, self.usage.keys)
+            self.pools[name] = tiers.Pools.by(name, (lot.keys for lot in self.lots))
         return self.pools[name]
 
-    def _month(self, sku: Sku, stretches: Sequence[Stretch], pools: tiers.Pools, quantity: Ints) -> Ints:
+    def _month(self, sku: Sku, stretches: Sequence[Stretch], pools: tiers.Pools, picked: Mask) -> Ints:
         """Each pool's units of the month's priced days, where a price asks for them."""
         if not any(stretch.price is not None and stretch.price.mode == "volume" for stretch in stretches):
             return np.zeros(pools.count, np.int64)
-        priced = np.zeros(len(self.period.days), np.bool_)
+        priced = self._days([stretch for stretch in stretches if stretch.price is not None])
+        return pools.total(self._quantity(sku, picked, priced))
+
+    def _days(self, stretches: Sequence[Stretch]) -> Mask:
+        """The days of some stretches."""
+        days = np.zeros(len(self.period.days), np.bool_)
         for stretch in stretches:
-            priced[stretch.first_day : stretch.end_day] = stretch.price is not None
-        return pools.total(self._by_key(np.where(priced[self.usage.day], quantity, 0)))
+            days[stretch.first_day : stretch.end_day] = True
+        return days
 
     def _add_contracted(self, line: Line, by_key: Ints, contracts: Sequence[int]) -> None:
         """Charges of one line, of those without a contract first, then contract by contract."""
@@ -229,7 +295,7 @@ class _Sheet:
             self._add(line, by_key)
             return
         assert line.price is not None, f"{line.sku}: an unpriced line has no contract"
-        which = contract_of(self.book, contracts, self.usage.keys)
+        which = np.concatenate([contract_of(self.book, contracts, lot.keys) for lot in self.lots])
         self._add(line, np.where(which < 0, by_key, 0))
         for number in contracts:
             contract = self.book.contracts[number]
@@ -243,26 +309,24 @@ class _Sheet:
                 sku=None, state=UNPRICED, meter=measure, unit=unit, unit_base=_BASES[unit], price=None, tier=None,
                 first_day=0, end_day=len(self.period.days), reason=NO_SKU,
             )  # fmt: skip
-            values = self.usage.of((measure,))
             if measure in self.covered:
-                open_ = np.where(self.covered[measure][self.usage.key], 0, values)
-                self._add(blank, self._by_key(open_))
+                self._add(blank, self._by_key((measure,), ~self.covered[measure]))
             else:
-                self._add_for_month(replace(blank, reason=NOT_SOLD), money.exact_sum(values))
+                whole = sum(money.exact_sum(lot.of((measure,))) for lot in self.lots)
+                self._add_for_month(replace(blank, reason=NOT_SOLD), whole)
         if any(sku.meter == "bytes" and sku.byte_basis != "app" for sku in self.book.skus):
-            values = self.usage.of(("app_only_bytes",))
             line = Line(
                 sku=None, state=UNPRICED, meter="app_only_bytes", unit="GB", unit_base=10**9, price=None, tier=None,
                 first_day=0, end_day=len(self.period.days), reason=APP_ONLY,
             )  # fmt: skip
-            self._add(line, self._by_key(values))
+            self._add(line, self._by_key(("app_only_bytes",)))
         if any(sku.meter == "tokens" for sku in self.book.skus):
             column = _UNCOUNTED["tokens"]
             line = Line(
                 sku=None, state=UNPRICED, meter=column, unit="Requests", unit_base=1, price=None, tier=None,
                 first_day=0, end_day=len(self.period.days), reason=NO_TOKENS,
             )  # fmt: skip
-            self._add(line, self._by_key(self.usage.of((column,))))
+            self._add(line, self._by_key((column,)))
 
     # -- shared costs --------------------------------------------------------------------------------------
 
@@ -286,7 +350,7 @@ class _Sheet:
         self._add_for_month(replace(blank, state=UNALLOCATED, tier="idle", reason=IDLE), idle_units)
         for name, part in zip(shared.weights, units, strict=True):
             columns = WIRE_BYTES if name == "bytes" else ("calls",)
-            weight = self._by_key(self.usage.of(columns))
+            weight = self._by_key(columns)
             line = replace(
                 blank, meter=name, columns=columns, tier=f"share by {name}", pool=money.exact_sum(weight),
                 price_id=f"{shared.id}/{shared.method}/{name}",
@@ -300,11 +364,13 @@ class _Sheet:
 
     def add_commitment(self, commitment: Commitment) -> None:
         """What a consumer's month falls short of its minimum: one unit at that price."""
-        mine = matches({"consumer": (commitment.consumer,)}, self.usage.keys)
         paid = Fraction()
-        for piece in self.pieces:
-            if piece.line.price is not None and piece.line.category == USAGE:
-                paid += piece.line.cost_of(money.exact_sum(piece.quantity[mine[piece.keys]]))
+        for number, lot in enumerate(self.lots):
+            mine = matches({"consumer": (commitment.consumer,)}, lot.keys)
+            for piece in self.pieces:
+                if piece.line.price is not None and piece.line.category == USAGE:
+                    keys, quantity = piece.of(number)
+                    paid += piece.line.cost_of(money.exact_sum(quantity[mine[keys]]))
         short = Fraction(commitment.minimum) - paid
         if short <= 0:
             return
@@ -314,47 +380,92 @@ class _Sheet:
             price_id=f"{COMMITMENT}/{commitment.consumer}", place=commitment.place, currency=self.book.currency,
             category=PURCHASE,
         )  # fmt: skip
-        key = self.keys + self.consumers.index(commitment.consumer)
-        self.pieces.append(_Piece(line, np.array([key], np.int32), np.ones(1, np.int64)))
+        self._add_further(line, self.consumers.index(commitment.consumer), 1)
 
     # -- putting together ----------------------------------------------------------------------------------
 
-    def statement(self) -> Statement:
+    def statement(self) -> StatementInLots:
         """All charges in order, with the total and the billed costs."""
-        lines = [replace(p.line, quantity=money.exact_sum(p.quantity)) for p in self.pieces]
-        number = np.repeat(np.arange(len(lines), dtype=np.int32), [len(p.keys) for p in self.pieces])
-        key = np.concatenate([np.empty(0, np.int32), *(p.keys for p in self.pieces)])
-        quantity = np.concatenate([np.empty(0, np.int64), *(p.quantity for p in self.pieces)])
-        self.pieces.clear()
-        order = np.argsort(key, kind="stable")  # pieces lie in the order of lines
-        key, number, quantity = key[order], number[order], quantity[order]
-        del order
+        lines = tuple(piece.line for piece in self.pieces)
+        exact = _cost(lines, [line.quantity for line in lines])
+        minor = 10**self.book.statement_scale
+        total_minor = money.half_even(exact * minor)
+        rounding = Rounding(lines, minor)
+        for number in range(len(self.lots)):
+            rounding.add(self._keys(number), self._charges(number), last=number == len(self.lots) - 1)
+        amounts = rounding.settle(total_minor)
+
+        def part(number: int) -> Statement:
+            keys, charges = self._keys(number), list(self._charges(number))
+            line = np.repeat(np.arange(len(lines), dtype=np.int32), [len(key) for key, _ in charges])
+            key = np.concatenate([np.empty(0, np.int32), *(key for key, _ in charges)])
+            order = np.argsort(key, kind="stable")  # charges lie in the order of lines
+            billed = rounding.billed(keys, charges, order, amounts[number], last=number == len(self.lots) - 1)
+            own = [money.exact_sum(quantity) for _, quantity in charges]
+            quantity = np.concatenate([np.empty(0, np.int64), *(quantity for _, quantity in charges)])
+            return Statement(
+                book=self.book, period=self.period, usage=self.lots[number], keys=keys, lines=lines, key=key[order],
+                line=line[order], quantity=quantity[order], billed_minor=billed, total_exact=_cost(lines, own),
+                total_minor=money.exact_sum(billed),
+            )  # fmt: skip
+
+        return StatementInLots(
+            book=self.book, period=self.period, lines=lines, charges=sum(piece.charges for piece in self.pieces),
+            total_exact=exact, total_minor=total_minor, lots=len(self.lots), part=part,
+        )  # fmt: skip
+
+    def _keys(self, number: int) -> pa.Table:
+        """The keys of a lot; of the last one, the further ones too."""
+        keys = self.lots[number].keys
+        if number < len(self.lots) - 1:
+            return keys
         more: dict[str, pa.Array] = {n: pa.nulls(len(self.consumers) + 1, pa.string()) for n in KEYS}
         more["consumer"] = pa.array([*self.consumers, None], pa.string())
         no_usage = pa.table({n: column.dictionary_encode() for n, column in more.items()})
-        keys = pa.concat_tables([self.usage.keys, no_usage.cast(self.usage.keys.schema)]).unify_dictionaries()
-        exact = sum((line.cost_of(line.quantity) for line in lines if line.price is not None), Fraction())
-        minor = 10**self.book.statement_scale
-        total_minor = money.half_even(exact * minor)
-        billed = _billed(lines, keys, key, number, quantity, minor, total_minor)
-        return Statement(
-            book=self.book, period=self.period, usage=self.usage, keys=keys, lines=tuple(lines), key=key, line=number,
-            quantity=quantity, billed_minor=billed, total_exact=exact, total_minor=total_minor,
-        )  # fmt: skip
+        return pa.concat_tables([keys, no_usage.cast(keys.schema)]).unify_dictionaries()
+
+    def _charges(self, number: int) -> Iterator[tuple[Keys, Ints]]:
+        """Of each line, the keys of a lot that bear it, and their quantities."""
+        for piece in self.pieces:
+            yield piece.of(number)
 
     def _add(self, line: Line, by_key: Ints) -> None:
-        keys = np.flatnonzero(by_key)
-        if len(keys):
-            self.pieces.append(_Piece(line, keys.astype(np.int32), by_key[keys]))
+        piece = _Piece(line, 0, [None] * len(self.lots))
+        for number, (first, end) in enumerate(itertools.pairwise(self.starts)):
+            keys = np.flatnonzero(by_key[first:end]).astype(np.int32)
+            piece.put(number, keys, by_key[first:end][keys], self.keep)
+        if piece.charges:
+            self.pieces.append(piece)
 
     def _add_for_month(self, line: Line, quantity: int) -> None:
         """A charge that no usage row bears: its key is the last one, all null."""
         if quantity:
-            last = np.array([self.keys + len(self.consumers)], np.int32)
-            self.pieces.append(_Piece(line, last, np.array([quantity], np.int64)))
+            self._add_further(line, len(self.consumers), quantity)
 
-    def _by_key(self, values: Ints) -> Ints:
-        return money.add_by(self.usage.key, values, self.keys)
+    def _add_further(self, line: Line, further: int, quantity: int) -> None:
+        """A charge of a key after those of usage."""
+        piece = _Piece(line, 0, [None] * len(self.lots))
+        key = np.array([self.starts[-1] - self.starts[-2] + further], np.int32)
+        piece.put(len(self.lots) - 1, key, np.array([quantity], np.int64), self.keep)
+        self.pieces.append(piece)
+
+    def _by_key(self, columns: Sequence[str], picked: Mask | None = None, days: Mask | None = None) -> Ints:
+        """The sum of some columns by key. picked: of which keys; days: of which days; None is all."""
+        sums = np.empty(self.keys, np.int64)
+        for lot, (first, end) in zip(self.lots, itertools.pairwise(self.starts), strict=True):
+            values = lot.of(columns)
+            if picked is not None:
+                values = np.where(picked[first:end][lot.key], values, 0)
+            if days is not None and not days.all():
+                values = np.where(days[lot.day], values, 0)
+            sums[first:end] = money.add_by(lot.key, values, end - first)
+        return sums
+
+
+def _cost(lines: Sequence[Line], quantities: Sequence[int]) -> Fraction:
+    """Exact contracted cost of so much of each line."""
+    both = zip(lines, quantities, strict=True)
+    return sum((line.cost_of(quantity) for line, quantity in both if line.price is not None), Fraction())
 
 
 def picks(sku: Sku, keys: pa.Table) -> Mask:
@@ -368,41 +479,6 @@ def contract_of(book: PriceBook, contracts: Sequence[int], keys: pa.Table) -> Ke
     for number in reversed(contracts):
         which[matches(book.contracts[number].match, keys)] = number
     return which
-
-
-def _billed(
-    lines: Sequence[Line], keys: pa.Table, key: Keys, number: Keys, quantity: Ints, minor: int, total_minor: int
-) -> Ints:
-    """Billed cost of each charge in minor units; 0 for those without a price."""
-    ratios = [Fraction(*line.cost_ratio()) * minor if line.price is not None else None for line in lines]
-    divisor = lcm(1, *(r.denominator for r in ratios if r is not None))
-    whole: money.Column = np.zeros(len(key), np.int64)
-    rest: money.Column = np.zeros(len(key), np.int64 if divisor <= money.INT64_MAX else object)
-    priced = np.zeros(len(key), np.bool_)
-    for at, ratio in enumerate(ratios):
-        if ratio is None:
-            continue
-        rows = number == at
-        priced |= rows
-        whole[rows], part = money.product(quantity[rows], ratio.numerator, ratio.denominator)
-        rest[rows] = part.astype(rest.dtype) * (divisor // ratio.denominator)
-    if not priced.all():
-        key, whole, rest = key[priced], whole[priced], rest[priced]
-    levels = (_nodes(keys, columns, key) for columns in _LEVELS)
-    billed = np.zeros(len(priced), np.int64)
-    billed[priced] = money.round_tree(whole, rest, divisor, levels, total_minor)
-    return billed
-
-
-def _nodes(keys: pa.Table, columns: int, key: Keys) -> Keys:
-    """Numbers the runs of charges whose first `columns` key columns are the same."""
-    new = np.zeros(len(keys), np.bool_)
-    new[-1] = True  # the last key is the one of nulls: what no usage bears is a node of its own
-    for name in KEYS[:columns]:
-        codes = records.codes(keys, name)[0]
-        new[1:] |= codes[1:] != codes[:-1]
-    node = np.cumsum(new, dtype=np.int32)[key]
-    return np.concatenate(([0], np.cumsum(node[1:] != node[:-1]))).astype(np.int32)[: len(node)]
 
 
 def _line(sku: Sku, first: int, end: int, **what: str) -> Line:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -178,6 +178,10 @@ class Statement:
     def __len__(self) -> int:
         return len(self.key)
 
+    def parts(self) -> Iterator[Statement]:
+        """The statement as one part: see `StatementInLots`."""
+        yield self
+
     @property
     def priced(self) -> npt.NDArray[np.bool_]:
         """Which charges have a cost."""
@@ -312,6 +316,32 @@ class Statement:
             "billing_month": [self.period.name] * len(lines),
         }
         return pa.table({n: pa.array(texts, pa.string()).dictionary_encode() for n, texts in columns.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementInLots:
+    """A statement too large to be held at once: its lines, its total, and its charges part by part.
+
+    parts are statements: the charges of some keys each, in order, whose totals are their own; their lines are those
+    of the whole. The last part's keys end as a statement's do.
+    """
+
+    book: PriceBook
+    period: Period
+    lines: tuple[Line, ...]
+    charges: int
+    total_exact: Fraction
+    total_minor: int
+    lots: int
+    part: Callable[[int], Statement]
+
+    def __len__(self) -> int:
+        return self.charges
+
+    def parts(self) -> Iterator[Statement]:
+        """All charges in their order; each part is made when it is asked for."""
+        for number in range(self.lots):
+            yield self.part(number)
 
 
 def _products(values: Sequence[Ints], ratios: Sequence[tuple[int, int] | None]) -> pa.Array:

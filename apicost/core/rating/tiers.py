@@ -10,7 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -51,7 +51,7 @@ class Step:
 class Pools:
     """Who counts a month together.
 
-    of: the pool of each key, from 0; count: how many there are.
+    of: the pool of each key, from 0, where there are several; count: how many there are.
     """
 
     def __init__(self, of: npt.NDArray[np.integer], count: int) -> None:
@@ -61,13 +61,20 @@ class Pools:
         self._starts: Ints | None = None
 
     @classmethod
-    def by(cls, pool: str, keys: pa.Table) -> Pools:
-        """The pools of a price: one, or one for each value of a key column; keys without a value are one, too."""
+    def by(cls, pool: str, keys: Iterable[pa.Table]) -> Pools:
+        """The pools of a price: one, or one for each value of a key column; keys without a value are one, too.
+
+        keys: one after the other. One pool asks for none of them.
+        """
         column = POOLS[pool]
         if column is None:
-            return cls(np.zeros(len(keys), np.int32), 1)
-        codes, values = records.codes(keys, column)
-        return cls(codes + 1, len(values) + 1)
+            return cls(np.zeros(0, np.int32), 1)
+        known: dict[str, int] = {}
+        of = []
+        for table in keys:
+            codes, values = records.codes(table, column)
+            of.append(np.array([*(known.setdefault(v, len(known) + 1) for v in values), 0], np.int32)[codes])
+        return cls(np.concatenate(of), len(known) + 1)
 
     def total(self, by_key: Ints) -> Ints:
         """Sums by pool."""
@@ -80,6 +87,8 @@ class Pools:
         whole = self.total(left)
         if (amount == whole).all():
             return left
+        if self.count == 1:
+            return money.share(int(amount[0]), left) if amount[0] else np.zeros(len(left), np.int64)
         part = np.where((amount == whole)[self.of], left, 0)
         for pool in np.flatnonzero((amount > 0) & (amount < whole)).tolist():
             rows = self._rows(pool)
