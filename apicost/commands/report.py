@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 from apicost import durable
@@ -12,13 +12,17 @@ from apicost.commands import _conformance, _months
 from apicost.core.rating import period
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period
+from apicost.core.rating.rate import WIRE_BYTES
 from apicost.core.rating.statement import Statement
+from apicost.core.rating.usage_rows import UsageRows, gather
 from apicost.problems import InputError
 from apicost.report import csvfile, export, monthly, pdf, render, words
 from apicost.report.before import Before, before_of
 from apicost.report.conformance import page
 from apicost.report.conformance.formats import render as render_findings
 from apicost.report.conformance.outcome import Outcome, as_data
+from apicost.report.forecast import DayQuantity
+from apicost.store.closed import closed_month
 from apicost.store.query import Ledger
 
 DESCRIPTION = """Write what a month cost, by API, operation, consumer and day.
@@ -40,6 +44,7 @@ EPILOG = """examples:
 
 exit codes: 0 written, 2 an option, configuration or price book is wrong, 3 the month has no usage"""
 
+HOUR_S = 3_600
 FORMATS = ("html", "pdf", "csv", "json")
 
 
@@ -51,6 +56,9 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     _months.add_options(parser)
     parser.add_argument("--api", metavar="ID", help="only this API's part of the statement")
+    parser.add_argument("--as-of", type=date.fromisoformat, metavar="YYYY-MM-DD",
+                        help="forecast the month's end from the days to this one (default: the last complete day "
+                        "with data, where the data end before the month)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files; made if needed")
     parser.add_argument("--format", default="html,csv", metavar="LIST", help="of html,pdf,csv,json (default: html,csv)")
     options = parser.parse_args(argv)
@@ -63,21 +71,26 @@ def main(argv: list[str]) -> int:
     book = sources.priced
     month = _months.month_of(options.month, book)
     with _months.open_ledger(sources.ledger) as ledger:
-        before = _before(ledger, month, sources, options.api)  # first: nothing of it but what is compared is kept
+        # The month before first: nothing of it but what is compared is kept.
+        before = _before(ledger, month, sources, options.api)
         bill = _months.bill_of(ledger, month, sources)
         if bill is None:
             return _months.no_data(month.name, sources.ledger)
         if options.api is not None and not _has(bill, options.api):
             print(f"apicost: API {options.api!r} has no usage in {month.name}", file=sys.stderr)
             return 3
+        daily = _months.read_days(ledger, month, bill.statement.book)
+        complete = None if bill.closed else _complete_days(ledger, month, daily, options.as_of)
         figures = monthly.figures(
             bill,
-            _months.read_days(ledger, month, bill.statement.book),
+            daily,
             apis=sources.apis,
             completeness=_months.completeness(ledger, month) or None,
             before=before,
             damaged=[str(damage) for damage in ledger.damaged],
             api=options.api,
+            complete_days=complete,
+            past=[] if complete is None else _day_quantities(ledger, _earlier(month), options.api),
         )
         found = _findings(ledger, sources, bill.statement, options.api)
     written = write(bill, figures, options.out, formats, found)
@@ -94,7 +107,12 @@ def _has(bill: Bill, api: str) -> bool:
 def _before(ledger: Ledger, month: Period, sources: _months.Sources, api: str | None) -> Before | None:
     """The month before, as far as the report compares; None where there is none, or it can't be compared."""
     book = sources.priced
-    earlier = period.month((month.days[0] - timedelta(days=1)).strftime("%Y-%m"), month.time_zone)
+    earlier = _earlier(month)
+    closed = [closed_month(ledger.folder, name) is not None for name in (month.name, earlier.name)]
+    if closed == [True, False]:  # what a closed month's report says never changes
+        print(f"apicost: not compared with {earlier.name}: it was not closed, and may say another cost each time",
+              file=sys.stderr)  # fmt: skip
+        return None
     try:
         bill = _months.bill_of(ledger, earlier, sources)
     except InputError as failure:  # this month's cost can be told without the other
@@ -108,6 +126,45 @@ def _before(ledger: Ledger, month: Period, sources: _months.Sources, api: str | 
               f"{then.statement_scale} places", file=sys.stderr)  # fmt: skip
         return None
     return before_of(bill, book, sources.apis, api)
+
+
+def _earlier(month: Period) -> Period:
+    """The month before."""
+    return period.month((month.days[0] - timedelta(days=1)).strftime("%Y-%m"), month.time_zone)
+
+
+def _day_quantities(ledger: Ledger, month: Period, api: str | None) -> list[DayQuantity]:
+    """What each day of a month had."""
+    where = {} if api is None else {"api": api}
+    found = ledger.usage(month.starts, (), where=where, sums=("calls", *WIRE_BYTES))
+    rows = gather(found, month)
+    calls, wire = (
+        dict(zip(rows.day.tolist(), rows.of(names).tolist(), strict=True)) for names in (("calls",), WIRE_BYTES)
+    )
+    return [DayQuantity(day=day, calls=calls.get(i, 0), wire_bytes=wire.get(i, 0)) for i, day in enumerate(month.days)]
+
+
+def _complete_days(ledger: Ledger, month: Period, daily: UsageRows, as_of: date | None) -> int | None:
+    """How many days of the month are complete, where its data end before it does; None where they don't.
+
+    The last day with data is complete where they reach into its last hour, or where its month ends with it.
+    Raises InputError for a day that is not of the month.
+    """
+    if as_of is not None:
+        if as_of not in month.days:
+            raise _months.error("--as-of", f"{as_of} is no day of {month.name}", "nothing is written",
+                                f"name one of {month.days[0]} to {month.days[-1]}, or leave it out")  # fmt: skip
+        known = month.days.index(as_of) + 1
+        return known if known < len(month.days) else None
+    span = ledger.span()
+    busy = daily.day[daily.of(("calls", *WIRE_BYTES)) > 0]
+    if not len(busy) or span is None or span[1] >= month.end_unix_s:
+        return None
+    last = int(busy.max())
+    if last == len(month.days) - 1:
+        return None
+    end = month.starts[last + 1]
+    return last + 1 if ledger.usage([end - HOUR_S, end], (), sums=("calls",)).num_rows else last
 
 
 def _findings(ledger: Ledger, sources: _months.Sources, statement: Statement, api: str | None) -> Outcome | None:

@@ -16,6 +16,7 @@ from apicost.core.rating.budget import Variance
 from apicost.core.rating.period import utc_text
 from apicost.report import words
 from apicost.report.breakdown import Breakdown, Row
+from apicost.report.forecast import COVERAGE_PCT
 from apicost.report.monthly import Figures, SkuRow
 from apicost.report.movers import Mover
 from apicost.report.overhead import KINDS
@@ -94,7 +95,8 @@ def _comparison(f: Figures) -> dict[str, Any]:
 
 
 def _costs(f: Figures) -> dict[str, Any]:
-    """Where costs come from: the wire, shared costs, corrections; and what was planned."""
+    """Where costs come from: the wire, shared costs, corrections; what was planned, and what is to come."""
+    expected = f.forecast.budgets if f.forecast else [None] * len(f.budgets)
     return {
         "wire": [
             {
@@ -116,9 +118,22 @@ def _costs(f: Figures) -> dict[str, Any]:
             {
                 "for": row.label, "amount": money.plain(row.amount), "billed_cost": _amount(f, row.billed_minor),
                 "left": money.plain(row.left), "used": percent_of(row),
+                "forecast": _amount(f, coming.point_minor) if coming else None,
             }
-            for row in f.budgets
+            for row, coming in zip(f.budgets, expected, strict=True)
         ],
+        "forecast": _forecast(f),
+    }  # fmt: skip
+
+
+def _forecast(f: Figures) -> dict[str, Any] | None:
+    coming = f.forecast
+    if coming is None:
+        return None
+    return {
+        "as_of": str(coming.as_of), "days_left": coming.days_left, "days_known": coming.days_known,
+        "billed_cost_so_far": _amount(f, coming.so_far_minor), "billed_cost": _amount(f, coming.point_minor),
+        "low": _amount(f, coming.low_minor), "high": _amount(f, coming.high_minor), "coverage_pct": COVERAGE_PCT,
     }  # fmt: skip
 
 

@@ -81,6 +81,39 @@ def bars(rows: Sequence[Bar], title: str) -> Markup:
     return Markup("".join(out))
 
 
+def span(low: Bar, point: Bar, high: Bar, marks: Sequence[Bar], title: str) -> Markup:
+    """An interval on a scale from 0, its middle, and what it is held against, each mark with its label and value."""
+    most = max([low.value, point.value, high.value, *(mark.value for mark in marks)], default=0.0) or 1.0
+    left, room, row = 210, WIDTH - 210 - 150, 24
+    lines = [*marks, point]
+    out = [_open(WIDTH, row * len(lines) + 4, title)]
+    for index, mark in enumerate(lines):
+        y = row * index + 4
+        long = max(room * mark.value / most, 1.0)
+        out.append(
+            f'<text fill="{SOFT if mark.muted else INK}" x="{left - 10}" y="{y + 14}" text-anchor="end">'
+            f'{escape(cut(mark.label, 32))}</text><rect fill="{PALE if mark.muted else ACCENT}" x="{left}" y="{y + 2}" '
+            f'width="{long:.1f}" height="16" rx="1.5"/>'
+        )
+        end = long
+        if mark is point:
+            first, last = room * low.value / most, room * high.value / most
+            middle = y + 10
+            out.append(
+                f'<line stroke="{INK}" stroke-width="1.5" x1="{left + first:.1f}" x2="{left + last:.1f}" y1="{middle}" '
+                f'y2="{middle}"/>'
+            )
+            for x in (first, last):
+                out.append(
+                    f'<line stroke="{INK}" stroke-width="1.5" x1="{left + x:.1f}" x2="{left + x:.1f}" '
+                    f'y1="{middle - 5}" y2="{middle + 5}"/>'
+                )
+            end = max(long, last)
+        out.append(f'<text x="{left + end + 7:.1f}" y="{y + 14}">{escape(mark.text)}</text>')
+    out.append("</svg>")
+    return Markup("".join(out))
+
+
 def stacked(parts: Sequence[Bar], title: str) -> Markup:
     """One bar cut into parts: shares of a whole. The colours are PARTS."""
     whole = sum(part.value for part in parts) or 1.0

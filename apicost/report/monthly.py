@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+import pyarrow as pa
+
 from apicost.core import records
 from apicost.core.rating import budget, days, money
 from apicost.core.rating.bill import Bill
@@ -25,6 +27,7 @@ from apicost.report.breakdown import BACKEND_BYTES, CLIENT_BYTES, TOP_ROWS, Brea
 from apicost.report.cells import cells_of
 from apicost.report.corrections import Corrections, corrections_of
 from apicost.report.export import ApiInfo, tags_of, with_owners
+from apicost.report.forecast import DayQuantity, Forecast, forecast
 from apicost.report.movers import Movers
 from apicost.report.overhead import WireCost, wire_costs
 from apicost.report.part import Part
@@ -116,6 +119,7 @@ class Figures:
     charges: int
     apis: Mapping[str, ApiInfo]
     budgets: tuple[Variance, ...] = ()
+    forecast: Forecast | None = None  # of a month that has not ended
 
     @property
     def failing_minor(self) -> int:
@@ -132,12 +136,16 @@ def figures(
     damaged: Sequence[str] = (),
     before: Before | None = None,
     api: str | None = None,
+    complete_days: int | None = None,
+    past: Sequence[DayQuantity] = (),
 ) -> Figures:
     """The figures of a bill, or of one API's part of it.
 
     daily: the statement's usage by day, as `days.by_day` takes it.
     completeness: sums of records.COMPLETENESS of the month; None where the ledger has none.
     damaged: what of the ledger could not be read, in words. before: the month before, of the same `api`.
+    complete_days: so many days of the month are complete, of one that has not ended; None is all of them. past: the
+        days of the month before, for the forecast.
     """
     statement = bill.statement
     book, period = statement.book, statement.period
@@ -147,6 +155,15 @@ def figures(
     day_figures, no_day = days.by_day(statement, daily, api)
     sums = part.sums()
     skus = _skus(part)
+
+    budgets = () if api else _budgets(bill, tagged, apis or {})
+    coming = None
+    if complete_days is not None:
+        so_far = [DayQuantity(day=day.day, calls=day.calls, wire_bytes=day.wire_bytes) for day in day_figures]
+        coming = forecast(
+            statement, daily, so_far, past, complete_days,
+            extra_minor=corrected.billed_minor, api=api, budgets=budgets,
+        )  # fmt: skip
 
     def table(by: labels.Grouping) -> Breakdown:
         return breakdown(part, by, corrected, before.tables[by.id] if before else None)
@@ -169,10 +186,14 @@ def figures(
         app_only_bytes=sums["app_only_bytes"], app_only_calls=sums["app_only_calls"],
         completeness=None if completeness is None else tuple(sorted(completeness.items())), damaged=tuple(damaged),
         charges=int(part.charges.sum()) + corrected.count, apis=dict(apis or {}),
-        budgets=() if api else budget.variance(
-            statement, book, tagged, with_owners(bill.corrections, apis or {}, book.tags)
-        ),
+        budgets=budgets, forecast=coming,
     )  # fmt: skip
+
+
+def _budgets(bill: Bill, tagged: pa.Table, apis: Mapping[str, ApiInfo]) -> tuple[Variance, ...]:
+    statement = bill.statement
+    corrections = with_owners(bill.corrections, apis, statement.book.tags)
+    return budget.variance(statement, statement.book, tagged, corrections)
 
 
 def _movers(part: Part, corrected: Corrections, before: Before) -> Movers:

@@ -23,6 +23,7 @@ from apicost.core.rating.statement import CORRECTION
 from apicost.report import charts, templating, words
 from apicost.report.as_json import as_json, percent_of, plain_fraction
 from apicost.report.conformance.page import View as Conformance
+from apicost.report.forecast import COVERAGE_PCT, BudgetForecast
 from apicost.report.monthly import Breakdown, Figures, SkuRow
 from apicost.report.movers import CAUSES, Mover
 from apicost.report.overhead import KINDS
@@ -207,6 +208,34 @@ class View:
             for d in self.f.days
         ]  # fmt: skip
         return charts.columns(bars, "Cost by day", unit=self.f.currency)
+
+    @property
+    def forecast_chart(self) -> Any:
+        """The forecast beside what is billed so far and what the month before was."""
+        coming = self.f.forecast
+        assert coming is not None, "no forecast, no chart"
+
+        def bar(label: str, minor: int, *, muted: bool = False) -> charts.Bar:
+            value = max(float(minor) / 10**self.f.scale, 0.0)
+            return charts.Bar(label=label, value=value, text=self.cost(minor), muted=muted)
+
+        marks = [bar(f"billed so far, {coming.days_left} days left", coming.so_far_minor)]
+        if self.f.before:
+            marks.insert(0, bar(self.before_name, self.f.before.total_minor, muted=True))
+        low, high = bar("low", coming.low_minor), bar("high", coming.high_minor)
+        return charts.span(low, bar("expected at the month's end", coming.point_minor), high, marks, "Forecast")
+
+    @property
+    def coverage_pct(self) -> int:
+        return COVERAGE_PCT
+
+    def expected(self, number: int) -> BudgetForecast | None:
+        """What a budget is expected to be held against."""
+        return self.f.forecast.budgets[number] if self.f.forecast else None
+
+    def expected_left(self, row: BudgetForecast) -> str:
+        """What a budget is expected to have left."""
+        return self.cost(money.half_even(Fraction(row.amount) * 10**self.f.scale) - row.point_minor)
 
     def chart(self, table: Breakdown) -> Any:
         """Bars of a table's largest rows."""

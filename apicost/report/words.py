@@ -9,6 +9,7 @@ from __future__ import annotations
 import calendar
 
 from apicost.core.rating import money
+from apicost.report.forecast import COVERAGE_PCT
 from apicost.report.monthly import Figures
 from apicost.report.movers import BOOK, CONTRACT, RATE, Mover
 from apicost.report.templating import percent, size
@@ -63,6 +64,8 @@ def summary(f: Figures) -> str:
     """The month in one sentence: total, change on the month before, and why."""
     whose = f"API {f.api}" if f.api else "the gateway's APIs"
     text = f"In {month_name(f.month)} {whose} cost {cost(f.total_minor, f.scale)} {f.currency}"
+    if f.forecast:
+        return f"{text} so far; {_expected(f)}."
     if f.before is None:
         return f"{text} for {f.calls:,} requests."
     name, before = month_name(f.before.month), f.before.total_minor
@@ -116,12 +119,40 @@ def details(f: Figures) -> list[str]:
         if f.spend.unallocated:
             text += f"; {cost(f.spend.unallocated, f.scale)} {f.currency} is borne by no traffic (unallocated)"
         out.append(text + ".")
+    if f.forecast:
+        out.append(_interval(f))
     return out
+
+
+def _expected(f: Figures) -> str:
+    """The forecast beside the month before."""
+    assert f.forecast is not None, "no forecast"
+    expected = f.forecast.point_minor
+    text = f"about {cost(expected, f.scale)} is expected by its end"
+    if f.before is None:
+        return text
+    name, before = month_name(f.before.month), f.before.total_minor
+    change = expected - before
+    part = f" ({percent(abs(change), abs(before))})" if before else ""
+    how = f"{cost(abs(change), f.scale)}{part} {'more' if change > 0 else 'less'} than in {name}"
+    return f"{text}, {how if change else f'as much as in {name}'}"
+
+
+def _interval(f: Figures) -> str:
+    """How sure the forecast is."""
+    assert f.forecast is not None, "no forecast"
+    low, high = cost(f.forecast.low_minor, f.scale), cost(f.forecast.high_minor, f.scale)
+    return (
+        f"From the days to {f.forecast.as_of}, the month ends between {low} and {high} {f.currency} with a chance of "
+        f"{COVERAGE_PCT} %."
+    )
 
 
 def attention(f: Figures) -> list[str]:
     """What a reader should know before trusting or forwarding the total."""
     out = [f"Part of the ledger could not be read: {what}." for what in f.damaged]
+    if f.forecast:
+        out.append(f"The month has not ended: its data are complete to {f.forecast.as_of}.")
     known = dict(f.completeness or ())
     lost = known.get("lines_lost", 0)
     if lost:

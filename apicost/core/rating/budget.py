@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import pyarrow as pa
 
 from apicost.core.rating import money, tags
 from apicost.core.rating.bill import minor_of
 from apicost.core.rating.match import matches
 from apicost.core.rating.pricebook import Budget, Match, PriceBook
-from apicost.core.rating.statement import Statement
+from apicost.core.rating.statement import USAGE, Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,8 @@ class Variance:
     """One budget of the month.
 
     label: what it is for, such as "team shop". amount: the budget, billed_minor: what was billed, in minor units of
-    the book's currency; exact: the same before rounding.
+    the book's currency; exact: the same before rounding. usage_minor: of it for the month's usage, without shared
+    costs, commitments and corrections.
     """
 
     label: str
@@ -30,6 +32,7 @@ class Variance:
     exact: Fraction
     scale: int
     place: str
+    usage_minor: int = 0
 
     @property
     def left(self) -> Decimal:
@@ -66,6 +69,8 @@ def _of(statement: Statement, budget: Budget, keys: pa.Table, corrections: pa.Ta
     sums = money.add_by(statement.line[picked], statement.quantity[picked], len(statement.lines)).tolist()
     exact = [line.cost_of(n) for line, n in zip(statement.lines, sums, strict=True) if line.price is not None]
     billed_minor = int(statement.billed_minor[picked].sum())
+    of_usage = np.array([line.category == USAGE for line in statement.lines], np.bool_)[statement.line]
+    usage_minor = int(statement.billed_minor[picked & of_usage].sum())
     if corrections is not None:
         mine = corrections.filter(pa.array(matches(budget.match, corrections)))
         billed_minor += sum(minor_of(mine, statement.book.statement_scale))
@@ -74,4 +79,5 @@ def _of(statement: Statement, budget: Budget, keys: pa.Table, corrections: pa.Ta
         label=", ".join(f"{column.replace('_', ' ')} {' or '.join(v)}" for column, v in budget.match.items()),
         match=budget.match, amount=budget.amount, billed_minor=billed_minor,
         exact=sum(exact, Fraction()), scale=statement.book.statement_scale, place=budget.place,
+        usage_minor=usage_minor,
     )  # fmt: skip

@@ -45,8 +45,9 @@ def keys_needed(book: PriceBook) -> tuple[str, ...]:
     asked = {column for sku in book.skus for column in sku.where}
     pools = {POOLS[price.pool] for sku in book.skus for price in sku.prices}
     agreed = {column for contract in book.contracts for column in contract.match}
+    due = {"consumer"} if book.commitments else set()
     models = {"llm_model"} if any(sku.is_external for sku in book.skus) else set()
-    return tuple(sorted({"api", *asked, *agreed, *models, *(column for column in pools if column)}))
+    return tuple(sorted({"api", *asked, *agreed, *due, *models, *(column for column in pools if column)}))
 
 
 def sums_needed(book: PriceBook) -> tuple[str, ...]:
