@@ -13,7 +13,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,18 @@ def read(paths: Sequence[Path], rules: Rules, period: Period) -> ProviderBill:
         for first, table in bill_files.pieces(file, reader.texts, reader.numbers):
             reader.add(file, first, table)
     reader.refuse_twice(files)
-    return reader.bill(str(paths[0]))
+    return replace(reader.bill(str(paths[0])), remarks=_idle(rules, files))
+
+
+def _idle(rules: Rules, files: Sequence[BillFile]) -> tuple[str, ...]:
+    """Rules that can fit no line, as the bill has none of the columns that they ask for."""
+    here = {name for file in files for name in file.columns}
+    return tuple(
+        f"{rule.place}: the bill has no column {' or '.join(condition.columns)}: this rule fits no line"
+        for rule in rules.rules
+        for condition in rule.conditions
+        if not here & set(condition.columns) and None not in condition.values
+    )
 
 
 @dataclass(slots=True)
@@ -226,7 +237,11 @@ class _Reader:
         kind = np.array(own, np.int8)[codes]
         by_rule = [-1 if r.kind is None else number(r.kind) for r in self.rules.rules] + [-1]
         said = np.array(by_rule, np.int8)[rule]
-        kind = np.where(said >= 0, said, kind)
+        fixed = pc.is_in(
+            sku, pa.array([name for name, meter in self.rules.meters.items() if meter is None], pa.string())
+        )
+        amount = (kind == number(kinds.ADJUSTMENT)) & fixed.to_numpy(zero_copy_only=False)
+        kind = np.where(said >= 0, said, np.where(amount, number(kinds.USAGE), kind))
         nameless = sku.is_null().to_numpy(zero_copy_only=False)
         return np.where((kind == number(kinds.USAGE)) & nameless, number(kinds.UNMAPPED), kind).astype(np.int8)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apicost.catalog import bill_rules, bills
 from apicost.commands import _months
+from apicost.core.rating import rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.days import keys_needed
 from apicost.core.reconcile import lines as kinds
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     sources = _months.sources(options)
     month = _months.month_of(options.month, sources.priced)
     with _months.open_ledger(sources.ledger) as ledger:
-        ours = _months.bill_of(ledger, month, sources)
+        ours = _months.bill_of(ledger, month, sources, sums=rate.sums_needed(sources.priced))
         if ours is None:
             return _months.no_data(options.month, sources.ledger)
         book = ours.statement.book
@@ -72,8 +73,10 @@ def main(argv: list[str]) -> int:
             return 3
         found = _bridge(ledger, ours, theirs, rules)
         damaged = ledger.damaged
+    for remark in theirs.remarks:
+        print(f"note: {remark}", file=sys.stderr)
     for damage in damaged:
-        print(f"apicost: {damage}", file=sys.stderr)
+        print(f"apicost: part of the ledger could not be read: {damage}", file=sys.stderr)
     amount, percent = tolerance
     judged = output.Judged(
         bridge=found, what=options.judge, tolerance=abs(found.metered) * amount / 100 if percent else amount,
@@ -92,11 +95,11 @@ def _bridge(ledger: Ledger, ours: Bill, theirs: ProviderBill, rules: bill_rules.
     sums = sorted({column for sku in book.skus for column in sku.columns})
     spans = edge_spans(period, theirs.start_unix_s, theirs.end_unix_s)
     usage = [(ledger.usage([start, end], keys_needed(book), sums=sums), sign) for start, end, sign in spans]
-    paid = rules.paid.get(theirs.currency)
+    month, paid = metered(ours, edge_quantities(book, usage)), rules.paid.get(theirs.currency)
     try:
         return bridge(
-            metered(ours, edge_quantities(book, usage)), theirs.currency, theirs.lines, named=rules.named,
-            groups=rules.groups, paid_rate=None if paid is None else Fraction(paid),
+            month, theirs.currency, theirs.lines, named=rules.named, groups=rules.groups,
+            paid_rate=None if paid is None else Fraction(paid),
         )  # fmt: skip
     except ValueError as failure:
         raise _months.error(

@@ -301,7 +301,7 @@ class _Making:
         self.add(FX, sku.id, paid - neutral)
         quantity = sum((line.quantity for line in theirs), Fraction())
         exact, parts = Fraction(), dict.fromkeys((POOLING, PRICE, UNEXPLAINED), Fraction())
-        known = sku.prices | sku.list_prices | {Fraction()}
+        known = sku.prices | {Fraction()}
         as_listed = True
         for line in theirs:
             factor = self.factor(line)

@@ -63,13 +63,14 @@ class ProviderBill:
     """A bill of one month.
 
     start_unix_s, end_unix_s: the period that the bill is for, end exclusive.
-    lines: in any order; equal ones may stand several times.
+    lines: in any order; equal ones may stand several times. remarks: what is legal and surprising.
     """
 
     currency: str
     start_unix_s: int
     end_unix_s: int
     lines: Sequence[Lines]
+    remarks: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

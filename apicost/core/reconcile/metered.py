@@ -9,19 +9,18 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from apicost.core import records
-from apicost.core.rating import money
+from apicost.core.rating import external, money
 from apicost.core.rating.bill import Bill, minor_of
 from apicost.core.rating.match import matches
 from apicost.core.rating.period import Period
-from apicost.core.rating.pricebook import COMMITMENT, Price, PriceBook, Sku
+from apicost.core.rating.pricebook import COMMITMENT, PriceBook, Sku
 from apicost.core.rating.statement import PURCHASE, UNPRICED, Statement
 
 NO_REQUEST = ("unattributed", "control")  # match states of bytes that no request claims
@@ -36,7 +35,7 @@ class MeteredSku:
     billed: `cost` as the statement rounds it, all its charges added up.
     corrections: what the month carries of closed months' charges.
     edges: base units in the bill's period and not in the month, less those in the month and not in the bill's period.
-    prices, list_prices: per base unit, of every tier in force in the month.
+    prices, list_prices: per base unit, of every tier in force in the month; `prices` by contract, too.
     first_price: the first of them that is not 0. measures: usage columns that it counts.
     without_request: the part of `cost` that falls on bytes that no request claims.
     """
@@ -87,22 +86,18 @@ class Metered:
 
 def metered(bill: Bill, edges: Mapping[str, int] | None = None) -> Metered:
     """The month of a bill of ours. edges: SKU -> base units, by `edge_quantities`."""
-    statement = bill.statement
-    book, minor = statement.book, 10**statement.book.statement_scale
+    month = _Month(bill.statement)
+    book, minor = bill.statement.book, 10**bill.statement.book.statement_scale
     corrections = _corrections(bill)
-    found = {sku.id: _sku(statement, sku, (edges or {}).get(sku.id, 0), corrections) for sku in book.skus}
-    names = {line.sku for line in statement.lines if line.category == PURCHASE and line.sku}
+    found = {sku.id: month.usage(sku, (edges or {}).get(sku.id, 0), corrections) for sku in book.skus}
+    names = {line.sku for line in bill.statement.lines if line.category == PURCHASE and line.sku}
     for name in sorted(names | {cost.id for cost in book.shared_costs} | set(corrections) | {COMMITMENT}):
         if name not in found:
-            cost, listed, billed = _costs(statement, name)
-            found[name] = MeteredSku(
-                id=name, unit=None, cost=cost, listed=listed, billed=billed,
-                corrections=corrections.get(name, Fraction()),
-            )  # fmt: skip
-    rates = {rate.currency: Fraction(rate.rate) for rate in book.fx if rate.period == statement.period.name}
+            found[name] = month.fixed(name, corrections)
+    rates = {rate.currency: Fraction(rate.rate) for rate in book.fx if rate.period == bill.statement.period.name}
     return Metered(
-        month=statement.period.name, currency=book.currency, scale=book.statement_scale,
-        total=Fraction(bill.total_minor, minor), skus=found, unpriced=_unpriced(statement), rates=rates,
+        month=bill.statement.period.name, currency=book.currency, scale=book.statement_scale,
+        total=Fraction(bill.total_minor, minor), skus=found, unpriced=month.unpriced(), rates=rates,
     )  # fmt: skip
 
 
@@ -124,38 +119,59 @@ def edge_quantities(book: PriceBook, spans: Sequence[tuple[pa.Table, int]]) -> d
     quantities = dict.fromkeys((sku.id for sku in book.skus), 0)
     for usage, sign in spans:
         for sku in book.skus:
-            picked = matches(sku.where, usage)
             for column in sku.columns:
+                outside = sku.is_external  # what models of a list cost, another SKU may price before it
+                picked = external.covers(book, sku, usage, column) if outside else matches(sku.where, usage)
                 values = records.numbers(usage, column).astype(np.int64, copy=False)
                 quantities[sku.id] += sign * money.exact_sum(values[picked])
     return quantities
 
 
-def _sku(statement: Statement, sku: Sku, edges: int, corrections: Mapping[str, Fraction]) -> MeteredSku:
-    cost, listed, billed = _costs(statement, sku.id)
-    prices, list_prices, first = _prices(statement, sku)
-    return MeteredSku(
-        id=sku.id, unit=sku.unit, unit_base=sku.unit_base, quantity=_quantity(statement, sku), cost=cost,
-        listed=listed, billed=billed, corrections=corrections.get(sku.id, Fraction()), edges=edges, prices=prices,
-        list_prices=list_prices, first_price=first, measures=sku.columns, without_request=_unclaimed(statement, sku.id),
-    )  # fmt: skip
+class _Month:
+    """A statement added up by its lines, which the figures of SKUs are made from."""
+
+    def __init__(self, statement: Statement) -> None:
+        self.statement = statement
+        count = len(statement.lines)
+        no_request = matches({"match_state": NO_REQUEST}, statement.keys)[statement.key]
+        self.billed_minor: list[int] = money.add_by(statement.line, statement.billed_minor, count).tolist()
+        quantity = np.where(no_request, statement.quantity, 0)
+        self.no_request: list[int] = money.add_by(statement.line, quantity, count).tolist()
+
+    def usage(self, sku: Sku, edges: int, corrections: Mapping[str, Fraction]) -> MeteredSku:
+        """A SKU of usage."""
+        prices, list_prices, first = _prices(self.statement, sku)
+        return replace(
+            self.fixed(sku.id, corrections), unit=sku.unit, unit_base=sku.unit_base, edges=edges, prices=prices,
+            quantity=_quantity(self.statement, sku), list_prices=list_prices, first_price=first, measures=sku.columns,
+        )  # fmt: skip
+
+    def fixed(self, sku: str, corrections: Mapping[str, Fraction]) -> MeteredSku:
+        """What is known of everything that has a cost: all of a fixed amount."""
+        numbers = _of(self.statement, sku)
+        lines = self.statement.lines
+        return MeteredSku(
+            id=sku, unit=None, corrections=corrections.get(sku, Fraction()),
+            cost=sum((lines[n].cost_of(lines[n].quantity) for n in numbers), Fraction()),
+            listed=sum((lines[n].list_cost_of(lines[n].quantity) for n in numbers), Fraction()),
+            billed=Fraction(sum(self.billed_minor[n] for n in numbers), 10**self.statement.book.statement_scale),
+            without_request=sum((lines[n].cost_of(self.no_request[n]) for n in numbers), Fraction()),
+        )  # fmt: skip
+
+    def unpriced(self) -> dict[str, dict[str, int]]:
+        """Base units without a price by measure; of a SKU that has none on some days by all that it counts."""
+        found: dict[str, dict[str, int]] = {}
+        for line, no_request in zip(self.statement.lines, self.no_request, strict=True):
+            if line.state == UNPRICED:
+                of_line = found.setdefault(line.meter, {"unattributed": 0, "unpriced": 0})
+                of_line["unattributed"] += no_request
+                of_line["unpriced"] += line.quantity - no_request
+        return found
 
 
 def _of(statement: Statement, sku: str) -> list[int]:
     """The priced lines of a SKU."""
     return [n for n, line in enumerate(statement.lines) if line.sku == sku and line.price is not None]
-
-
-def _costs(statement: Statement, sku: str) -> tuple[Fraction, Fraction, Fraction]:
-    """Contracted and list cost, and what is billed."""
-    numbers = _of(statement, sku)
-    lines = [statement.lines[n] for n in numbers]
-    billed = money.exact_sum(statement.billed_minor[np.isin(statement.line, numbers)])
-    return (
-        sum((line.cost_of(line.quantity) for line in lines), Fraction()),
-        sum((line.list_cost_of(line.quantity) for line in lines), Fraction()),
-        Fraction(billed, 10**statement.book.statement_scale),
-    )
 
 
 def _quantity(statement: Statement, sku: Sku) -> int:
@@ -171,53 +187,24 @@ def _quantity(statement: Statement, sku: Sku) -> int:
 
 def _prices(statement: Statement, sku: Sku) -> tuple[frozenset[Fraction], frozenset[Fraction], Fraction]:
     """Per base unit in the book's currency: what is paid, what the list says, and the first that is not 0."""
+    book, period = statement.book, statement.period
     lines = [statement.lines[n] for n in _of(statement, sku.id)]
     plain = [line for line in lines if line.unit == sku.unit]  # a package is no base unit
     paid = {Fraction(*line.cost_ratio()) for line in plain}
     listed = {Fraction(*line.list_ratio()) for line in plain}
     first = Fraction()
-    for stretch in statement.book.stretches(sku, statement.period.days):
-        if stretch.price is None:
+    for stretch in book.stretches(sku, period.days):
+        price = stretch.price
+        if price is None:
             continue
-        of_stretch = _list_prices(statement, sku, stretch.price)
-        first = first or next((price for price in of_stretch if price), Fraction())
-        listed.update(of_stretch)
-        paid.update(of_stretch)
-    return frozenset(paid), frozenset(listed), first
-
-
-def _list_prices(statement: Statement, sku: Sku, price: Price) -> list[Fraction]:
-    rate = statement.book.fx_rate(price, statement.period.name) if statement.book.is_foreign(price) else None
-    base = Fraction(1 if rate is None else rate.rate) / (price.size or sku.unit_base)
-    return [*([Fraction()] if sku.free else []), *(Fraction(tier.price) * base for tier in price.tiers)]
-
-
-def _unclaimed(statement: Statement, sku: str) -> Fraction:
-    """The part of a SKU's cost that falls on bytes that no request claims."""
-    without = _no_request(statement)[statement.key]
-    total = Fraction()
-    for number in _of(statement, sku):
-        rows = (statement.line == number) & without
-        total += statement.lines[number].cost_of(money.exact_sum(statement.quantity[rows]))
-    return total
-
-
-def _no_request(statement: Statement) -> npt.NDArray[np.bool_]:
-    return matches({"match_state": NO_REQUEST}, statement.keys)
-
-
-def _unpriced(statement: Statement) -> dict[str, dict[str, int]]:
-    """Base units without a price by measure; of a SKU that has none on some days by all that it counts."""
-    without = _no_request(statement)[statement.key]
-    found: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(statement.lines):
-        if line.state != UNPRICED:
-            continue
-        rows = statement.line == number
-        of_line = found.setdefault(line.meter, {"unattributed": 0, "unpriced": 0})
-        of_line["unattributed"] += money.exact_sum(statement.quantity[rows & without])
-        of_line["unpriced"] += money.exact_sum(statement.quantity[rows & ~without])
-    return found
+        rate = book.fx_rate(price, period.name) if book.is_foreign(price) else None
+        base = Fraction(1 if rate is None else rate.rate) / (price.size or sku.unit_base)
+        contracts = [book.contracts[n] for n in stretch.contracts]
+        of_tiers = [Fraction(tier.price) * base for tier in price.tiers]
+        first = first or next((each for each in of_tiers if each), Fraction())
+        listed.update([*of_tiers, *([Fraction()] if sku.free else [])])
+        paid.update(Fraction(c.price_for(tier.price)) * base for tier in price.tiers for c in contracts)
+    return frozenset(paid | listed), frozenset(listed), first
 
 
 def _corrections(bill: Bill) -> dict[str, Fraction]:
