@@ -4,8 +4,8 @@ Rules of this file:
 - Only the data that comes with the installed package is read; its online update never runs. The package is imported
   when it is asked, by short-lived processes: it holds some 40 MB.
 - Which model a name stands for is the package's own rule. At which provider: the one that the price book names; else
-  the one whose names these are by the package (`gpt-` is OpenAI's), since a model's maker sets its price; else the only
-  one that knows the name. Where several know it and none claims it, it has no price.
+  the one whose names these are by the package (`gpt-` is OpenAI's), since a model's maker sets its price. A name that
+  nobody claims has no price without a provider: who sells it here, or whether somebody runs it himself, is not known.
 - Its dates are taken as days of the book's time zone, as all dates of a book.
 - A price that depends on what usage does not tell (the time of day, a fee for each request) is none, with the reason.
 - Prices of what usage does not count apart (cached, reasoning, image and audio tokens; searches; batches) are left out:
@@ -69,14 +69,17 @@ def is_needed(book: PriceBook) -> bool:
 def resolve(book: PriceBook, names: Iterable[str]) -> ModelPrices:
     """What the list says of models, by the names that usage has for them, at each provider that the book names.
 
-    Raises InputError where the list is not installed or has no such provider.
+    What `book.models` has already stays as it is: prices that a month was closed with. Where that is all, the list is
+    not even opened. Raises InputError where it is not installed or has no such provider.
     """
+    asked = sorted({price.provider for _, price in _external(book)})
+    wanted = [(provider, name) for provider in asked for name in sorted(set(names))]
+    known = {(model.provider, model.name): model for model in book.models.models}
+    if set(wanted) <= set(known):
+        return ModelPrices(source=book.models.source, models=tuple(known[at] for at in wanted))
     if found := problems(book):
         raise InputError(found)
-    asked = sorted({price.provider for _, price in _external(book)})
-    wanted = sorted(set(names))
-    models = tuple(_model(name, provider) for provider in asked for name in wanted)
-    return ModelPrices(source=source() if asked else "", models=models)
+    return ModelPrices(source=source(), models=tuple(known.get(at) or _model(at[1], at[0]) for at in wanted))
 
 
 def _external(book: PriceBook) -> list[tuple[Sku, Price]]:
@@ -95,21 +98,20 @@ def _model(name: str, provider: str) -> Model:
         at = next(p for p in providers if p.id == provider)
         return _found(name, provider, at, f"{source()} knows no model of this name at {provider}")
     claimed = [p for p in providers if p.model_match is not None and p.model_match.is_match(name.lower())]
-    knowing = claimed or [p for p in providers if p.find_model(name)]
-    if len(knowing) == 1:
-        return _found(name, "", knowing[0], f"{source()} knows no model of this name at {knowing[0].id}, whose it is")
+    if len(claimed) == 1:
+        return _found(name, "", claimed[0], f"{source()} knows no model of this name at {claimed[0].id}, whose it is")
+    sellers = sorted(p.id for p in claimed or providers if p.find_model(name))
     reason = f"{source()} knows no model of this name"
-    if knowing:
-        ids = ", ".join(sorted(p.id for p in knowing))
-        reason = f"{source()} knows a model of this name at several providers ({ids}): the price book must name one"
-    return Model(name=name, provider="", known_as=None, reason=reason)
+    if sellers:
+        reason += f" by itself, but at {', '.join(sellers)}: the price book must name the provider"
+    return Model(name=name, provider="", source=source(), known_as=None, reason=reason)
 
 
 def _found(name: str, asked: str, provider: Any, otherwise: str) -> Model:
     found = provider.find_model(name, all_providers=_providers())
     if found is None:
-        return Model(name=name, provider=asked, known_as=None, reason=otherwise)
-    return Model(name=name, provider=asked, known_as=f"{provider.id}/{found.id}", prices=_dated(found))
+        return Model(name=name, provider=asked, source=source(), known_as=None, reason=otherwise)
+    return Model(name=name, provider=asked, source=source(), known_as=f"{provider.id}/{found.id}", prices=_dated(found))
 
 
 def _dated(model: Any) -> tuple[DatedPrices, ...]:

@@ -87,8 +87,9 @@ class _Reader(Skus, Terms):
             return None
         self._remark_on_currencies(head["currency"], skus, {rate.currency for rate in fx})
         return PriceBook(
-            id=head["id"], version=head["version"], currency=head["currency"], time_zone=head["time_zone"], skus=skus, scopes=self.scopes, shared_costs=shared, contracts=contracts, commitments=commitments,
-            fx=fx, budgets=budgets, tags=tags, statement_scale=scale, file=self.document.file,
+            id=head["id"], version=head["version"], currency=head["currency"], time_zone=head["time_zone"], skus=skus,
+            scopes=self.scopes, shared_costs=shared, contracts=contracts, commitments=commitments, fx=fx,
+            budgets=budgets, tags=tags, statement_scale=scale, file=self.document.file,
             remarks=tuple(self.remarks),
         )  # fmt: skip
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from datetime import date
 from fractions import Fraction
 
-from apicost.catalog import prices
+from apicost.catalog import model_prices, prices
 from apicost.commands import _months
-from apicost.core.rating import compare, money
+from apicost.core.rating import compare, external, money
 from apicost.core.rating.compare import Comparison
-from apicost.core.rating.pricebook import Contract, PriceBook
+from apicost.core.rating.pricebook import EXTERNAL, Contract, PriceBook
 from apicost.core.rating.statement import Statement
+from apicost.problems import InputError
 
 DESCRIPTION = """Check a price book, or compare two.
 
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     book = prices.load(options.files[0])
+    if found := model_prices.problems(book):
+        raise InputError(found)
     if options.month:
         prices.require(book, _months.month_of(options.month, book))
     for remark in book.remarks:
@@ -166,6 +169,12 @@ def _as_text(book: PriceBook) -> str:
             per = sku.unit
             if price.mode == "package":
                 per = f"started {_exact(Fraction(price.size, sku.unit_base))} {sku.unit}"
+            if price.mode == EXTERNAL:
+                at = f" at {price.provider}" if price.provider else ""
+                kept = [other.id for other in book.skus if other is not sku and external.comes_before(book, other, sku)]
+                but = f", but for what {' and '.join(kept)} price{'s' * (len(kept) == 1)}" if kept else ""
+                lines.append(f"    from {price.since}{until}: each model's prices{at} by {price.source}{but}")
+                continue
             by = "" if price.pool == "billing_account" else f", counted by {price.pool}"
             currency = price.currency or book.currency
             lines.append(f"    from {price.since}{until}: {price.mode} {amounts} {currency} per {per}{by}")
@@ -211,10 +220,12 @@ def _as_data(book: PriceBook) -> dict[str, object]:
             {
                 "id": sku.id, "meter": sku.meter, "unit": sku.unit, "columns": list(sku.columns),
                 "where": {column: list(values) for column, values in sku.where.items()}, "free": sku.free,
+                "quantum": sku.quantum or None,
                 "prices": [
                     {
                         "from": str(price.since), "to": str(price.until) if price.until else None, "mode": price.mode,
                         "size": price.size or None, "pool": price.pool, "currency": price.currency or book.currency,
+                        "source": price.source or None, "provider": price.provider or None,
                         "tiers": [{"up_to": t.up_to, "price": money.plain(t.price)} for t in price.tiers],
                     }
                     for price in sku.prices

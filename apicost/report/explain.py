@@ -17,8 +17,9 @@ from math import floor
 
 import numpy as np
 
+from apicost.core import prompts
 from apicost.core.rating import money
-from apicost.core.rating.pricebook import COMMITMENT, POOLS, Contract, Match, Price, SharedCost, Sku
+from apicost.core.rating.pricebook import COMMITMENT, EXTERNAL, POOLS, Contract, Match, Price, SharedCost, Sku
 from apicost.core.rating.rate import WIRE_BYTES
 from apicost.core.rating.statement import UNALLOCATED, USAGE, Line, Statement
 from apicost.core.rating.usage_rows import KEYS
@@ -75,6 +76,8 @@ def _priced(statement: Statement, line: Line, sku: Sku, key: int, steps: list[tu
     """Steps from the measured quantity to this tier's share of it; returns that share worked out again."""
     price = sku.price_on(statement.period.days[line.first_day])
     assert price is not None, f"{line.price_id} has no price on its own first day"
+    if price.mode == EXTERNAL:
+        return _external(statement, line, sku, price, key, steps)
     picked = _picked(statement, sku.where)
     alone = _pool(statement, price, key)
     if alone is not None:
@@ -94,6 +97,33 @@ def _priced(statement: Statement, line: Line, sku: Sku, key: int, steps: list[tu
         mine = _tier(line, _ends(sku, price, month, before + sum(stretch.values())), key, stretch, before, steps)
     steps.append(("quantity", f"{mine:,} base units = {_in_unit(mine, line)}"))
     return mine
+
+
+def _external(
+    statement: Statement, line: Line, sku: Sku, price: Price, key: int, steps: list[tuple[str, str]]
+) -> int:  # fmt: skip
+    """Steps from a model's tokens to the price that a list has for them; returns the tokens, -1 for another price."""
+    name = statement.keys.column("llm_model")[key].as_py()
+    model = statement.book.models.find(name, price.provider)
+    dated = None if model is None else model.on(statement.period.days[line.first_day])
+    (column,) = line.columns
+    measured = _sums(statement, line.columns, np.arange(len(statement.usage.keys)) == key, line.first_day, line.end_day)
+    steps.append(("measured", f"{measured[key]:,} = {column} of this bearer on these days"))
+    steps.append(("SKU", f"{sku.id} ({sku.place}): priced by {price.source} ({price.place})"))
+    if model is None or dated is None:
+        return -1
+    kind = "prompt" if column.startswith("llm_prompt") else "completion"
+    said = [band for band in dated.bands.get(kind, ()) if prompts.part(f"llm_{kind}_tokens", band.over, band.upto)
+            == column]  # fmt: skip
+    for band in said:
+        bounds = [f"over {band.over:,}"] * (band.over is not None) + [f"up to {band.upto:,}"] * (band.upto is not None)
+        where = f" of requests whose prompt has {' and '.join(bounds)} tokens" if bounds else ""
+        since = "" if dated.since is None else f", since {dated.since}"
+        steps.append(("model price", f"{model.source}, {model.known_as}{since}: {money.plain(band.price)} "
+                      f"{line.currency} per 1,000,000 {kind} tokens{where}"))  # fmt: skip
+    steps.append(("quantity", f"{measured[key]:,} base units = {_in_unit(measured[key], line)}"))
+    right = [Fraction(band.price) * line.unit_base / 10**6 == Fraction(line.price or 0) for band in said]
+    return measured[key] if right == [True] else -1
 
 
 def _ends(sku: Sku, price: Price, month: int, end: int) -> list[tuple[str, int]]:

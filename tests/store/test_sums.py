@@ -144,8 +144,12 @@ def test_columns_that_came_later_are_no_zeros(tmp_path_factory, seed, older):
         for name in meter.SUMS:
             sql = f"select sum({name}) from {older_.source(paths)}"
             assert connection.execute(sql).fetchone()[0] == sum(sum(t.column(name).to_pylist()) for t in worth), name
-    parts = [prompts.part("llm_prompt_tokens", None, 200_000), prompts.part("llm_prompt_tokens", 200_000, None),
-             prompts.unclassed("llm_prompt_tokens"), prompts.part("llm_completion_tokens", 32_000, 128_000)]  # fmt: skip
+    parts = [
+        prompts.part("llm_prompt_tokens", None, 200_000),
+        prompts.part("llm_prompt_tokens", 200_000, None),
+        prompts.unclassed("llm_prompt_tokens"),
+        prompts.part("llm_completion_tokens", 32_000, 128_000),
+    ]
     found = sums.add_up(paths, EDGES, ["api"], {}, parts)
     assert found.column_names[-4:] == parts
     whole = prompts.with_parts(pa.concat_tables(worth), tuple(parts))

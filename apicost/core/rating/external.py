@@ -57,12 +57,15 @@ def covers(book: PriceBook, sku: Sku, keys: pa.Table, column: str) -> Mask:
     """Which keys a SKU with external prices prices by its list, of one column."""
     mine = matches(sku.where, keys)
     for other in book.skus:
-        if other is not sku and column in other.columns and _comes_before(book, other, sku):
+        if other is not sku and column in other.columns and comes_before(book, other, sku):
             mine &= ~matches(other.where, keys)
     return mine
 
 
-def _comes_before(book: PriceBook, other: Sku, sku: Sku) -> bool:
+def comes_before(book: PriceBook, other: Sku, sku: Sku) -> bool:
+    """Whether a SKU with external prices leaves what another SKU of tokens picks to that one."""
+    if other.meter != sku.meter:
+        return False
     if not other.is_external:
         return "llm_model" in other.where
     names = ["llm_model" in each.where for each in (other, sku)]
@@ -137,7 +140,7 @@ def _of_model(
         dated = model.on(days[start])
         if dated is None or dated.reason is not None:
             reason = model.reason if dated is None else dated.reason
-            yield _step(usage, own, column, start, stop, reason=reason or f"{book.models.source} has no price of it")
+            yield _step(usage, own, column, start, stop, reason=reason or f"{model.source} has no price of it")
             continue
         yield from _of_prices(book, sku, price, usage, own, (start, stop), column, model, dated)
 
@@ -151,7 +154,7 @@ def _of_prices(
     bands = dated.bands.get(kind, ())
     if not bands:
         yield _step(
-            usage, rows, column, first, end, reason=f"{book.models.source} has no price per {kind} token of this model"
+            usage, rows, column, first, end, reason=f"{model.source} has no price per {kind} token of this model"
         )
         return
     since = price.since if dated.since is None else max(price.since, dated.since)

@@ -45,12 +45,14 @@ class DatedPrices:
 class Model:
     """What a list says of a model by the name that usage has for it.
 
-    provider: at whom the book has it looked up; "": who claims its name. known_as: PROVIDER/MODEL of the list; None
-        where it knows none. prices: by rising date, the first since ever. reason: why there are none.
+    provider: at whom the book has it looked up; "": who claims its name. source: the list and its version.
+    known_as: PROVIDER/MODEL of the list; None where it knows none. prices: by rising date, the first since ever.
+    reason: why there are none.
     """
 
     name: str
     provider: str
+    source: str
     known_as: str | None
     prices: tuple[DatedPrices, ...] = ()
     reason: str | None = None
@@ -87,7 +89,8 @@ def to_json(prices: ModelPrices) -> dict[str, Any]:
         "source": prices.source,
         "models": [
             {
-                "name": model.name, "provider": model.provider, "known_as": model.known_as, "reason": model.reason,
+                "name": model.name, "provider": model.provider, "source": model.source, "known_as": model.known_as,
+                "reason": model.reason,
                 "prices": [
                     {
                         "since": None if dated.since is None else dated.since.isoformat(), "reason": dated.reason,
@@ -108,8 +111,8 @@ def from_json(data: Mapping[str, Any]) -> ModelPrices:
         source=data["source"],
         models=tuple(
             Model(
-                name=model["name"], provider=model["provider"], known_as=model["known_as"], reason=model["reason"],
-                prices=tuple(_dated(dated) for dated in model["prices"]),
+                name=model["name"], provider=model["provider"], source=model["source"], known_as=model["known_as"],
+                reason=model["reason"], prices=tuple(_dated(dated) for dated in model["prices"]),
             )
             for model in data["models"]
         ),
