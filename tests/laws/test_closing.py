@@ -41,7 +41,7 @@ stages = st.tuples(st.lists(rows, max_size=5), changes)
 
 
 @given(st.tuples(stages, stages, stages, stages))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 def test_booked_and_corrected_is_a_full_recomputation(given_stages):
     """Over several closings with late usage and corrected prices: charges of closed months and all corrections of
     them are, by identity, what the ledger and the price book of now would bill; nothing that is closed changes by a
@@ -82,7 +82,7 @@ def is_in(usage_row, month) -> bool:
 
 
 @given(st.lists(rows, min_size=3, max_size=9), st.lists(rows, min_size=1, max_size=5), st.integers(0, 62))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 def test_what_the_ledger_forgets_stays_booked(first, late, days):
     """Compaction and retention after a closing correct nothing, and change no bill of a closed month."""
     with tempfile.TemporaryDirectory() as temporary:
