@@ -53,7 +53,7 @@ class Part:
         lines = self.statement.line[picked]
         order = picked[np.argsort(lines, kind="stable")]
         counts = np.bincount(lines, minlength=len(self.statement.lines))
-        return np.split(order, np.cumsum(counts)[:-1])
+        return np.split(order, np.cumsum(counts))[:-1]
 
     @cached_property
     def by_line(self) -> list[int]:
