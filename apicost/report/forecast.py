@@ -214,7 +214,7 @@ def _squares(errors: Sequence[Decimal]) -> Decimal:
 
 def _growth(expected: Sequence[Decimal], whole: int) -> list[int]:
     """Each day to come as part of what the complete days had, in 1/_STEPS; nothing grows from nothing."""
-    return [int(day * _STEPS / whole) if whole else 0 for day in expected]
+    return [round(day * _STEPS / whole) if whole else 0 for day in expected]
 
 
 def _rated(
@@ -249,7 +249,8 @@ def scenario(
             coming = range(max(first, complete), end)
             grown = sum(growth[day - complete] for day in coming)
             if grown:
-                found[:, at] += money.product(so_far, grown, _STEPS)[0]
+                units, rest = money.product(so_far, grown, _STEPS)
+                found[:, at] += units + (rest * 2 >= _STEPS)
         sums[name] = found.reshape(-1)
     return UsageRows(
         cuts=tuple(cuts), keys=daily.keys, key=np.repeat(np.arange(keys, dtype=np.int64), len(cuts)),
