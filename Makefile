@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo test check install debian clean bench
+.PHONY: demo test check install debian clean bench focus-check
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   live traffic through a gateway on this machine, and its cost report"
 	@echo "make test   linters, types and the whole test suite"
+	@echo "make focus-check  FOCUS files of two months against the official validator, in an environment of its own"
 	@echo "make bench  every figure of docs/benchmarks.md (long)"
 	@echo "make clean  remove what was built here"
 
@@ -33,8 +34,19 @@ check: install
 	$(BIN)/ruff check apicost tests bench
 	$(BIN)/mypy
 
+# The official FOCUS validator is a part of the suite where there is a Python 3.12 for it.
 test: check
+	@deploy/focus-check install || true
 	$(BIN)/pytest
+
+focus-check: install
+	@deploy/focus-check install
+	@$(BIN)/python -m tests.report.focus_months build/focus
+	@deploy/focus-check build/focus/focus-1.2-sample.csv build/focus/focus-1.2-every-kind.csv
+	@for file in build/focus/focus-1.4-*.csv; do \
+	    $(BIN)/focus-toolkit validate $$file --dataset cost-and-usage --supports SupportsUnitPricing \
+	        --supports SupportsMultiplePricingCategories || exit 1; done
+	@for file in build/focus/*.csv; do $(BIN)/apicost focus lint $$file || exit 1; done
 
 # Every benchmark that needs nothing but this machine; one JSON object each.
 BENCHES := live_exact probe_wire_exact probe_ns probe_ring probe_gateway_cpu plugin_cpu receiver kill_receiver kill_daemon \
@@ -44,4 +56,4 @@ bench: install
 	@for name in $(BENCHES); do echo "# $$name"; $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-focus demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

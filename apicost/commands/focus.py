@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from apicost.commands import _months
+from apicost.problems import InputError, Problem
 from apicost.report.focus.columns import VERSIONS
 from apicost.report.focus.lint import Finding
 from apicost.report.focus.lint_files import UnreadableError, lint_file, version_of
@@ -44,13 +44,13 @@ def main(argv: list[str]) -> int:
         version = options.focus_version or version_of(options.file)
         findings, rows = lint_file(options.file, version, options.total)
     except OSError as failure:
-        raise _months.error(str(options.file), f"can't be read: {failure.strerror}", "nothing is checked",
+        raise _error(str(options.file), f"can't be read: {failure.strerror}", "nothing is checked",
                             "name a file that can be read") from None  # fmt: skip
     except UnreadableError as failure:
-        raise _months.error(str(options.file), f"is neither CSV in UTF-8 nor Parquet: {failure}",
+        raise _error(str(options.file), f"is neither CSV in UTF-8 nor Parquet: {failure}",
                             "nothing is checked", "write it as CSV or Parquet") from None  # fmt: skip
     except ValueError:
-        raise _months.error("--total", f"{options.total!r} is not an amount", "nothing is checked",
+        raise _error("--total", f"{options.total!r} is not an amount", "nothing is checked",
                             "write a plain decimal, such as 1325.20") from None  # fmt: skip
     errors = sum(finding.count for finding in findings if finding.rule.is_error)
     warnings = sum(finding.count for finding in findings if not finding.rule.is_error)
@@ -80,3 +80,7 @@ def _as_json(
         "file": str(file), "focus_version": version, "rows": rows, "errors": errors,
         "warnings": warnings, "findings": listed,
     }  # fmt: skip
+
+
+def _error(place: str, fact: str, effect: str, fix: str) -> InputError:
+    return InputError([Problem(place=place, fact=fact, effect=effect, fix=fix)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +14,9 @@ from apicost.core import records
 from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.statement import CHARGE, Statement
+from apicost.report import csvfile
 from apicost.report.export import ApiInfo
+from apicost.report.focus import columns, rows
 from tests import usage_months
 
 BOOK = """
@@ -83,3 +87,26 @@ def bill() -> Bill:
     and corrections of September, whose flat price was wrong."""
     september = [statement("2026-09", price=price, version=v) for price, v in (("0.00002", "0"), ("0.000015", "1"))]
     return Bill(statement=statement(), corrections=corrections(*september, "2026-10"))
+
+
+def sample() -> Bill:
+    """An ordinary month of three APIs with the sample price book."""
+    book = prices.load(Path(__file__).parents[2] / "specs/prices.yaml")
+    when = period.month("2026-10", book.time_zone)
+    return Bill(statement=rate.rate(usage_months.month(when, 7, scale=300, step_s=43_200), book, when))
+
+
+def write(folder: Path) -> list[Path]:
+    """The sample month and the month of every kind as CSV, in both versions."""
+    files = []
+    for name, made in (("sample", sample()), ("every-kind", bill())):
+        for version in columns.VERSIONS:
+            files.append(folder / f"focus-{version}-{name}.csv")
+            csvfile.write(files[-1], rows.columns(version), rows.pieces(made, APIS, version))
+    return files
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    for file in write(Path(sys.argv[1])):
+        print(file)

@@ -119,7 +119,7 @@ def test_columns_are_the_versions_own(bill):
         rows.columns("1.3")
 
 
-@pytest.mark.parametrize("size", [1, 7, 250])
+@pytest.mark.parametrize("size", [17, 361])
 def test_pieces_of_any_size_are_the_same_rows(bill, found, size):
     """How many charges are made at a time changes nothing."""
     version = "1.4" if "HostProviderName" in found[0] else "1.2"
