@@ -116,7 +116,7 @@ def _external(
     said = [band for band in dated.bands.get(kind, ()) if prompts.part(f"llm_{kind}_tokens", band.over, band.upto)
             == column]  # fmt: skip
     for band in said:
-        bounds = [f"over {band.over:,}"] * (band.over is not None) + [f"up to {band.upto:,}"] * (band.upto is not None)
+        bounds = [f"{word} {n:,}" for word, n in (("over", band.over), ("up to", band.upto)) if n is not None]
         where = f" of requests whose prompt has {' and '.join(bounds)} tokens" if bounds else ""
         since = "" if dated.since is None else f", since {dated.since}"
         steps.append(("model price", f"{model.source}, {model.known_as}{since}: {money.plain(band.price)} "

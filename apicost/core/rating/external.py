@@ -170,7 +170,7 @@ def _of_prices(
 
 def label(kind: str, band: Band) -> str:
     """What a charge's tier says: the kind of token, and the lengths of prompts that the price is for."""
-    bounds = [f"over {band.over}"] * (band.over is not None) + [f"up to {band.upto}"] * (band.upto is not None)
+    bounds = [f"{word} {n}" for word, n in (("over", band.over), ("up to", band.upto)) if n is not None]
     return " ".join([kind, *bounds])
 
 
