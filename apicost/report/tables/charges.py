@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
+from apicost.core import records
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period
 from apicost.core.rating.usage_rows import UsageRows
@@ -21,6 +22,16 @@ _AMOUNTS = (
 )  # fmt: skip
 _COSTS = ("list_cost", "contracted_cost", "billed_cost")
 _TIMES = ("period_start", "period_end")
+_FIRST = (
+    "api", "operation_id", "method", "path_template", "consumer", "status_class", "sku", "tier", "quantity", "unit",
+    "unit_price", "pricing_currency", "fx_rate", "list_cost", "contracted_cost", "billed_cost", "currency", "state",
+    "reason", "charge_class", "period_start", "period_end",
+)  # fmt: skip
+_USAGE_FIRST = (
+    "api", "operation_id", "method", "path_template", "consumer", "status_class", "scope", "period_start", "period_end",
+    "calls",
+)  # fmt: skip
+SHOWN_PLACES = 6  # of exact costs: enough to see a millionth, few enough to read a column
 
 
 def charges(bill: Bill, apis: Mapping[str, ApiInfo], api: str | None = None) -> Rows:
@@ -38,11 +49,17 @@ def charges(bill: Bill, apis: Mapping[str, ApiInfo], api: str | None = None) -> 
             yield export.with_owners(corrections.slice(start, PIECE_ROWS), apis, book.tags)
 
     columns = tuple(_charge_column(name, book.statement_scale) for name in export.CHARGE_COLUMNS)
-    return Rows(columns=columns, pieces=pieces, count=last - first + len(corrections))
+    return Rows(columns=columns, pieces=pieces, count=last - first + len(corrections), split="api",
+                sheets=_apis(bill, first, last, corrections), first=_FIRST)  # fmt: skip
 
 
-def usage(lots: Callable[[], Iterable[UsageRows]], period: Period, api: str | None = None) -> Rows:
-    """Gathered usage, one lot after the other; of one API if named. lots: makes them anew at each call."""
+def usage(
+    lots: Callable[[], Iterable[UsageRows]], period: Period, api: str | None = None, apis: Iterable[str | None] = ()
+) -> Rows:
+    """Gathered usage, one lot after the other; of one API if named.
+
+    lots: makes them anew at each call. apis: those that have usage.
+    """
     columns = tuple(
         Column(name=name, kind=Kind.TIME) if name in _TIMES
         else Column(name=name, kind=Kind.COUNT, added=True) if name in export.USAGE_COUNTS
@@ -50,8 +67,9 @@ def usage(lots: Callable[[], Iterable[UsageRows]], period: Period, api: str | No
         for name in export.USAGE_COLUMNS
     )  # fmt: skip
     return Rows(
-        columns=columns, pieces=lambda: (piece for lot in lots() for piece in export.usage_tables(lot, period, api))
-    )
+        columns=columns, pieces=lambda: (piece for lot in lots() for piece in export.usage_tables(lot, period, api)),
+        split="api", sheets=_in_order(apis if api is None else (api,)), first=_USAGE_FIRST,
+    )  # fmt: skip
 
 
 def _charge_column(name: str, scale: int) -> Column:
@@ -59,7 +77,22 @@ def _charge_column(name: str, scale: int) -> Column:
         return Column(name=name, kind=Kind.TIME)
     if name not in _AMOUNTS:
         return Column(name=name)
-    return Column(name=name, kind=Kind.AMOUNT, places=scale if name == "billed_cost" else None, added=name in _COSTS)
+    places = scale if name == "billed_cost" else SHOWN_PLACES if name in _COSTS else None
+    return Column(name=name, kind=Kind.AMOUNT, places=places, added=name in _COSTS)
+
+
+def _apis(bill: Bill, first: int, last: int, corrections: pa.Table) -> tuple[str | None, ...]:
+    """The APIs that have a row among some charges of a bill, or among the corrections."""
+    found: set[str | None] = set()
+    for table, rows in ((bill.statement.keys, bill.statement.key[first:last]), (corrections, slice(None))):
+        codes, values = records.codes(table, "api")
+        found |= {values[code] if code >= 0 else None for code in np.unique(codes[rows]).tolist()}
+    return _in_order(found)
+
+
+def _in_order(apis: Iterable[str | None]) -> tuple[str | None, ...]:
+    """By name; what belongs to no API last."""
+    return tuple(sorted(set(apis), key=lambda name: (name is None, name or "")))
 
 
 def _span(bill: Bill, api: str | None) -> tuple[int, int]:

@@ -39,6 +39,11 @@ class Column:
     places: int | None = None
     added: bool = False
 
+    @property
+    def is_number(self) -> bool:
+        """Whether a spreadsheet calculates with it."""
+        return self.kind in (Kind.AMOUNT, Kind.COUNT)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
@@ -46,15 +51,27 @@ class Rows:
 
     pieces: makes them anew at each call, the same each time; tables with at least these columns.
     count: how many there are; None where that is known only at the end.
+    split: in a workbook, rows of each value of this column have a sheet of their own.
+    sheets: the values that are known to be in it, in the order of their sheets; others follow as they come.
+    first: the columns that come first in a workbook, before the others.
     """
 
     columns: tuple[Column, ...]
     pieces: Callable[[], Iterator[pa.Table]]
     count: int | None = None
+    split: str | None = None
+    sheets: tuple[str | None, ...] = ()
+    first: tuple[str, ...] = ()
 
     def of_kind(self, kind: Kind) -> tuple[str, ...]:
         """Names of the columns of a kind."""
         return tuple(column.name for column in self.columns if column.kind is kind)
+
+    def in_sheets(self) -> tuple[Column, ...]:
+        """The columns in the order of a workbook."""
+        by_name = {column.name: column for column in self.columns}
+        names = dict.fromkeys((*self.first, *by_name))
+        return tuple(by_name[name] for name in names)
 
     def selected(self) -> Iterator[pa.Table]:
         """The pieces that hold a row, with these columns alone."""
