@@ -18,6 +18,7 @@ from apicost import yamlfile
 from apicost.core.conformance.accepted import Ignore
 from apicost.core.conformance.finding import OFF, RULES, SEVERITIES, Settings
 from apicost.problems import InputError, Problem
+from apicost.report.focus.settings import FocusSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,7 @@ class Config:
     store: StoreSettings = field(default_factory=StoreSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     conformance: ConformanceSettings = field(default_factory=ConformanceSettings)
+    focus: FocusSettings = field(default_factory=FocusSettings)
     apis: tuple[ApiSettings, ...] = ()
     file: str = ""
 
@@ -223,6 +225,7 @@ class _Reader:
                 StoreSettings,
                 PrivacySettings,
                 ConformanceSettings,
+                FocusSettings,
             )
         }
         key = path[-1]

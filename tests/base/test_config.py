@@ -107,3 +107,12 @@ def test_conformance_that_says_nothing_usable_is_a_problem(tmp_path: Path, text:
     with pytest.raises(InputError) as caught:
         config.load(file)
     assert told in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_names_in_focus_files_are_configured(tmp_path: Path) -> None:
+    """Who bills whom: an account that is a number is text all the same; an unknown name is told with the nearest."""
+    got = config.load(write(tmp_path, "focus: {billing_account_id: 4711, provider_name: Platform, region_id: eu-1}"))
+    assert (got.focus.billing_account_id, got.focus.provider_name, got.focus.region_id) == ("4711", "Platform", "eu-1")
+    assert got.focus.service_name == "API Gateway"
+    with pytest.raises(InputError, match="billing_account_id"):
+        config.load(write(tmp_path, "focus: {billing_acount_id: a}"))

@@ -70,7 +70,7 @@ def test_the_official_validator_accepts_1_2(official):
 
 
 def test_the_linter_names_what_the_official_validator_passes(official):
-    """A cost with its last digits cut and nested tags pass there, a row without a billed cost does not; here none does."""
+    """A cost with its last digits cut and nested tags pass there, no billed cost does not; here none does."""
     results, bad, faults = official
     failed = focus_check.failed(results["bad"])
     assert "BilledCost-C-003-M" in failed and {rule.split("-")[0] for rule in failed} <= {"BilledCost", "CostAndUsage"}
