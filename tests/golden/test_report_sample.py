@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLE = ROOT / "reports/sample"
-FILES = ("report.html", "charges.csv", "usage.csv", "days.csv", "report.json")
+FILES = ("report.html", "charges.csv", "usage.csv", "days.csv", "report.json", "running.html")
 
 
 def write(out: Path) -> None:
@@ -23,7 +24,8 @@ def write(out: Path) -> None:
     from apicost.core.rating.bill import Bill
     from apicost.core.rating.corrections import corrections
     from apicost.core.rating.usage_rows import gather
-    from apicost.report import before, export, monthly
+    from apicost.report import before, export, monthly, render
+    from apicost.report.forecast import DayQuantity
     from tests import usage_months
 
     book = prices.load(ROOT / "specs/prices.yaml")
@@ -46,6 +48,16 @@ def write(out: Path) -> None:
     former = before.before_of(Bill(statement=closed, closed=True), book, apis)
     figures = monthly.figures(bill, gather(usage, month), apis=apis, completeness=counts, before=former)
     report.write(bill, figures, out, ["html", "csv", "json"])
+    # The month after it, as it stands on its 18th day.
+    running = period.month("2026-11", book.time_zone)
+    usage = usage_months.month(running, seed=8, scale=320, step_s=43_200)
+    usage = usage.filter(pc.less(usage["minute_unix_s"], running.starts[17] + 1))
+    figures = monthly.figures(
+        Bill(statement=rate.rate(usage, book, running)), gather(usage, running), apis=apis, completeness=counts,
+        before=before.before_of(bill, book, apis), complete_days=17,
+        past=[DayQuantity(day=day.day, calls=day.calls, wire_bytes=day.wire_bytes) for day in figures.days],
+    )  # fmt: skip
+    (out / "running.html").write_text(render.html(figures), "utf-8")
 
 
 @pytest.fixture(scope="module")
