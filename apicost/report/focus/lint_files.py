@@ -122,7 +122,17 @@ def _as_text(column: Any) -> Any:
         return column.cast(pa.dictionary(pa.int32(), pa.string()))
     if pa.types.is_timestamp(kind):
         return pc.strftime(column.cast(pa.timestamp("s", kind.tz)), "%Y-%m-%dT%H:%M:%SZ")
+    if pa.types.is_decimal(kind):  # Arrow's own text of a small one has an exponent
+        coded = column.dictionary_encode()
+        plain = [format(value, "f") for value in coded.dictionary.to_pylist()]
+        return pa.array([_trimmed(text) for text in plain], pa.string()).take(coded.indices)
     texts = column.cast(pa.string())
     if pa.types.is_integer(kind):
         return pc.binary_join_element_wise(texts, ".0", "")
     return texts
+
+
+def _trimmed(text: str) -> str:
+    """A decimal without the zeros that its type adds; a whole number keeps one."""
+    whole, _, places = text.partition(".")
+    return f"{whole}.{places.rstrip('0') or '0'}"
