@@ -12,6 +12,7 @@ from apicost.core.rating.corrections import TERMS
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.usage_rows import KEYS
+from apicost.report.focus.settings import FocusSettings
 from apicost.store.closed import ClosedMonth
 from apicost.store.lake import Lake
 from apicost.store.query import Ledger
@@ -80,7 +81,7 @@ def add(folder: Path, name: str, rows: list[dict]) -> None:
 
 def close(folder: Path, month: str, book: PriceBook, **apis) -> ClosedMonth:
     with Ledger.open(folder) as ledger:
-        return _closing.close(ledger, month, book, apis, now_unix_s=LATER, before=_months.total_before)
+        return _closing.close(ledger, month, book, apis, FocusSettings(), now_unix_s=LATER)
 
 
 def bill(folder: Path, month: Period, book: PriceBook | None):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from apicost.core.rating.pricebook import FxRate, PriceBook
 from apicost.core.rating.statement import CHARGE, CORRECTION, Statement
 from apicost.core.rating.usage_rows import KEYS, SUMS, UsageRows, gather
 from apicost.report.export import ApiInfo
+from apicost.report.focus.settings import FocusSettings
 from apicost.store import closed as store
 from apicost.store.closed import ClosedMonth, DaysOf, DaySums, UsageSource
 from apicost.store.query import Ledger
@@ -64,6 +64,11 @@ def with_models(source: UsageSource, month: Period, book: PriceBook, known: Mode
 def apis_of(closed: ClosedMonth) -> dict[str, ApiInfo]:
     """Titles, owners, teams and tags of the APIs as the configuration had them then."""
     return {name: ApiInfo(**told) for name, told in closed.manifest["apis"].items()}
+
+
+def focus_of(closed: ClosedMonth, invoice_id: str) -> FocusSettings:
+    """Names in FOCUS files as the configuration had them then. invoice_id: of now, since invoices come later."""
+    return FocusSettings(**closed.manifest["focus"] | {"invoice_id": invoice_id})
 
 
 def apis_as_data(apis: Mapping[str, ApiInfo]) -> dict[str, object]:
@@ -128,17 +133,6 @@ def bill_of(closed: ClosedMonth, sums: Sequence[str] = SUMS) -> Bill:
             "back from a backup",
         )  # fmt: skip
     return Bill(statement=statement, corrections=booked_corrections(closed), closed=True)
-
-
-def total_minor(closed: ClosedMonth) -> int:
-    """What a closed month billed, corrections included, in minor units of its currency."""
-    return int(Fraction(closed.total) * 10**closed.scale)
-
-
-def before(closed: ClosedMonth) -> tuple[str, int] | None:
-    """The month before a closed one and its total, as they were then; None where there was nothing of it."""
-    told = closed.manifest["before"]
-    return None if told is None else (str(told["month"]), int(Fraction(told["billed_cost"]) * 10**closed.scale))
 
 
 def booked_corrections(closed: ClosedMonth) -> pa.Table:

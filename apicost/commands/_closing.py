@@ -10,8 +10,8 @@ Rules of this file:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,25 @@ from apicost.core.rating.rate import WIRE_BYTES
 from apicost.core.rating.statement import CHARGE, UNALLOCATED, Statement
 from apicost.problems import InputError
 from apicost.report.export import ApiInfo
+from apicost.report.focus.settings import FocusSettings
 from apicost.store import closed as store
 from apicost.store.catalogue import LedgerError
 from apicost.store.closed import ClosedMonth, DaySums, FrozenUsage, UsageSource
 from apicost.store.query import Ledger
 
-Before = Callable[[Ledger, Period, PriceBook], "tuple[str, int] | None"]
-
 
 def close(
-    ledger: Ledger, name: str, book: PriceBook, apis: Mapping[str, ApiInfo], *, now_unix_s: int, before: Before
+    ledger: Ledger,
+    name: str,
+    book: PriceBook,
+    apis: Mapping[str, ApiInfo],
+    focus: FocusSettings,
+    *,
+    now_unix_s: int,
 ) -> ClosedMonth:
     """Close a month.
 
-    book: as the file named by `book.file` has it. apis: of the configuration. before: finds the month before and its
-    total.
+    book: as the file named by `book.file` has it. apis, focus: of the configuration.
     Raises InputError for what must be mended first, LedgerError and OSError where the folder can't be written; then
     nothing of the month is there.
     """
@@ -62,7 +66,7 @@ def close(
                         "put the folder back from a backup; `apicost verify` says more")  # fmt: skip
 
         def fill(folder: Path) -> Mapping[str, Any]:
-            return _fill(folder, ledger, months, month, book, apis, now_unix_s, before)
+            return _fill(folder, ledger, months, month, book, apis, focus, now_unix_s)
 
         return store.write(ledger.folder, name, fill)
 
@@ -91,7 +95,7 @@ def _next(months: Sequence[ClosedMonth], name: str) -> None:
 
 def _fill(
     folder: Path, ledger: Ledger, months: Sequence[ClosedMonth], month: Period, given: PriceBook,
-    apis: Mapping[str, ApiInfo], now_unix_s: int, before: Before,
+    apis: Mapping[str, ApiInfo], focus: FocusSettings, now_unix_s: int,
 ) -> Mapping[str, Any]:  # fmt: skip
     """Write a month's files into a folder; returns its manifest."""
     try:
@@ -123,7 +127,6 @@ def _fill(
     listed = dict(corrected.models)
     if statement.book.models.models:
         listed[month.name] = statement.book.models
-    previous = before(ledger, month, book)
     segments = ledger.segments("usage", month.start_unix_s, month.end_unix_s)
     return {
         "apicost": __version__,
@@ -136,10 +139,8 @@ def _fill(
         "totals": totals(bill),
         "statement_sha256": fingerprint(statement),
         "completeness": completeness,
-        "before": None if previous is None else {
-            "month": previous[0], "billed_cost": money.fixed(previous[1], book.statement_scale)
-        },
         "apis": _closed.apis_as_data(apis),
+        "focus": {name: text for name, text in asdict(focus).items() if name != "invoice_id"},
         "models": {name: models.to_json(told) for name, told in listed.items()},
         "usage": usage,
         "ledger": {

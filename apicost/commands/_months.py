@@ -7,8 +7,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from apicost import config, durable
@@ -16,14 +15,15 @@ from apicost.catalog import prices
 from apicost.commands import _closed
 from apicost.commands._closed import source_of
 from apicost.commands._terminal import error, say
-from apicost.core.rating import days, period, rate
+from apicost.core.rating import days, period
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.days import keys_needed
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.statement import Statement
-from apicost.core.rating.usage_rows import KEYS, SUMS, UsageRows, gather
+from apicost.core.rating.usage_rows import SUMS, UsageRows, gather
 from apicost.report.export import ApiInfo
+from apicost.report.focus.settings import FocusSettings
 from apicost.store.catalogue import CATALOGUE, LedgerError
 from apicost.store.closed import ClosedMonth, closed_month, closed_months
 from apicost.store.query import Ledger
@@ -31,20 +31,21 @@ from apicost.store.query import Ledger
 __all__ = ["error", "say", "source_of"]  # said by commands as parts of this module
 
 DEFAULT_CONFIG = Path("apicost.yaml")
-_ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where a month comes from. book, config: None where none is named.
 
-    book, apis: of a closed month those that it was closed with, whatever the options and the configuration say now.
+    book, apis, focus: of a closed month those that it was closed with, whatever the options and the configuration say
+    now; but for the invoice, which comes later.
     """
 
     ledger: Path
     book: PriceBook | None
     apis: Mapping[str, ApiInfo]
     config: config.Config | None = None
+    focus: FocusSettings = field(default_factory=FocusSettings)
 
     @property
     def priced(self) -> PriceBook:
@@ -82,12 +83,17 @@ def sources(options: argparse.Namespace) -> Sources:
         api.id: ApiInfo(title=api.title, owner=api.owner, team=api.team, tags=dict(api.tags))
         for api in (settings.apis if settings else ())
     }
+    focus = settings.focus if settings else FocusSettings()
     if (closed := _closed_month(folder, getattr(options, "month", None))) is not None:
         if options.prices:
             print(f"apicost: {closed.month} is closed: it is shown with the price book and the APIs' owners of then",
                   file=sys.stderr)  # fmt: skip
-        return Sources(ledger=folder, book=_closed.book_of(closed), apis=_closed.apis_of(closed), config=settings)
-    return Sources(ledger=folder, book=prices.load(file) if file else None, apis=apis, config=settings)
+        focus = _closed.focus_of(closed, focus.invoice_id)
+        return Sources(
+            ledger=folder, book=_closed.book_of(closed), apis=_closed.apis_of(closed), config=settings, focus=focus
+        )
+    book = prices.load(file) if file else None
+    return Sources(ledger=folder, book=book, apis=apis, config=settings, focus=focus)
 
 
 def _closed_month(folder: Path, month: str | None) -> ClosedMonth | None:
@@ -138,32 +144,6 @@ def completeness(ledger: Ledger, month: Period) -> dict[str, int]:
     """How complete the month's data is, as `Ledger.completeness`; of a closed month as it was then."""
     closed = closed_month(ledger.folder, month.name)
     return closed.completeness if closed else ledger.completeness(month.start_unix_s, month.end_unix_s)
-
-
-def total_before(ledger: Ledger, month: Period, book: PriceBook) -> tuple[str, int] | None:
-    """The month before and its total; None where the ledger has nothing of it, or another currency.
-
-    A closed month's is what it billed, corrections included, and a closed month keeps the one that it was closed with;
-    else it is the total with the same price book.
-    Only the keys that prices ask for are read: the total does not depend on the others, but for the last digits
-    of a share where contracts or commitments make the shares of a tier differ in price.
-    """
-    before = period.month((month.days[0] - _ONE_DAY).strftime("%Y-%m"), book.time_zone)
-    if (closed := closed_month(ledger.folder, month.name)) is not None:
-        return _closed.before(closed)
-    if (closed := closed_month(ledger.folder, before.name)) is not None:
-        alike = (closed.currency, closed.scale) == (book.currency, book.statement_scale)
-        return (closed.month, _closed.total_minor(closed)) if alike else None
-    if missing := book.without_rate(before.days, before.name):
-        names = ", ".join(sorted({price.currency or "" for _, price in missing}))
-        print(f"apicost: not compared with {before.name}: no exchange rate of {names} in it", file=sys.stderr)
-        return None
-    book = _closed.with_models(ledger, before, book)
-    keys = KEYS if book.contracts or book.commitments else keys_needed(book)
-    cuts = book.price_changes(before.days)
-    edges = [*(before.starts[day] for day in cuts), before.end_unix_s]
-    rows = gather(ledger.usage(edges, keys, sums=rate.sums_needed(book)), before, cuts)
-    return (before.name, rate.rate_rows(rows, book, before).total_minor) if len(rows.key) else None
 
 
 def write_text(text: str, path: Path | None, effect: str) -> None:

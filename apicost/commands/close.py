@@ -41,9 +41,7 @@ def main(argv: list[str]) -> int:
     book = sources.priced
     name = _months.month_of(options.closing, book, place="YYYY-MM").name
     with _months.open_ledger(sources.ledger) as ledger:
-        closed = _closing.close(
-            ledger, name, book, sources.apis, now_unix_s=int(time.time()), before=_months.total_before
-        )
+        closed = _closing.close(ledger, name, book, sources.apis, sources.focus, now_unix_s=int(time.time()))
     totals = closed.manifest["totals"]
     if options.json:
         told = {"month": name, "manifest_sha256": closed.sha256, "folder": str(closed.folder), "totals": totals}

@@ -18,7 +18,6 @@ from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
 from apicost.report import export, journal
 from apicost.report.focus.columns import VERSIONS
 from apicost.report.focus.rows import left_out
-from apicost.report.focus.settings import FocusSettings
 from apicost.report.tables import charges, focus, summary
 from apicost.report.tables.formats import FORMATS, write
 from apicost.report.tables.rows import Rows
@@ -168,7 +167,7 @@ def _costs(ledger: Ledger, month: Period, sources: _months.Sources, options: arg
         )
     if options.what == "focus":
         version = options.focus_version or VERSIONS[0]
-        rows = focus.focus(bill, apis, version, _focus_settings(sources), api)
+        rows = focus.focus(bill, apis, version, sources.focus, api)
         notes = tuple(
             f"{count:,} charges without a price have no row in FOCUS: {what}, {why}"
             for (what, why), count in sorted(left_out(bill).items())
@@ -178,11 +177,6 @@ def _costs(ledger: Ledger, month: Period, sources: _months.Sources, options: arg
         rows=of_charges, about=summary.of_bill(bill, api), has_rows=has_rows, count=of_charges.count,
         special={"csv": lambda path, seen: export.write_charges(bill, path, apis, api, seen)},
     )  # fmt: skip
-
-
-def _focus_settings(sources: _months.Sources) -> FocusSettings:
-    settings: FocusSettings | None = getattr(sources.config, "focus", None)
-    return settings or FocusSettings()
 
 
 def _journal(bill: Bill, path: Path, sources: _months.Sources, api: str | None) -> int:

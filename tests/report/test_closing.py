@@ -15,6 +15,7 @@ from apicost import cli
 from apicost.commands import _closed, _closing
 from apicost.core.rating import rate
 from apicost.problems import InputError
+from apicost.report.focus.settings import FocusSettings
 from apicost.store import compact
 from apicost.store.closed import closed_months
 from tests.closing_ledgers import MONTHS, add, content, row, write_book
@@ -356,4 +357,4 @@ def test_closing_refuses_a_broken_chain(copy):
         from apicost.store.query import Ledger
 
         with Ledger.open(copy / "ledger") as ledger:
-            _closing.close(ledger, "2026-10", book_of(copy), {}, now_unix_s=1_900_000_000, before=lambda *_: None)
+            _closing.close(ledger, "2026-10", book_of(copy), {}, FocusSettings(), now_unix_s=1_900_000_000)
