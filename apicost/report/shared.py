@@ -11,7 +11,7 @@ import numpy as np
 
 from apicost.core.rating import money
 from apicost.core.rating.statement import UNALLOCATED
-from apicost.report.labels import BY_API, Label
+from apicost.report.labels import BY_API, NOBODY, Label
 from apicost.report.part import Part
 
 TOP_BEARERS = 12
@@ -83,7 +83,9 @@ def shared_figures(part: Part) -> tuple[SharedFigure, ...]:
                 billed[label] = billed.get(label, 0) + int(minor[number])
         rows = [
             Bearer(label=label, weights=weights.get(label, {}), cost=amount, billed_minor=billed[label])
-            for label, amount in sorted(cost.items(), key=lambda item: (item[0].last, -item[1], item[0]))
+            for label, amount in sorted(
+                cost.items(), key=lambda item: (item[0].last, item[0].text == NOBODY.text, -item[1], item[0])
+            )
         ]
         found.append(
             SharedFigure(
@@ -93,6 +95,12 @@ def shared_figures(part: Part) -> tuple[SharedFigure, ...]:
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def _order(item: tuple[Label, Fraction]) -> tuple[bool, bool, Fraction, Label]:
+    """APIs by what they bear, then what no API bears, last what stayed idle."""
+    label, cost = item
+    return label.last, label.text == NOBODY.text, -cost, label
 
 
 def _folded(rows: list[Bearer]) -> tuple[Bearer, ...]:

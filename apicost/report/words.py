@@ -114,7 +114,7 @@ def details(f: Figures) -> list[str]:
     apis = [row for row in f.by_api.rows if not row.named]
     if not f.api and apis and f.total_minor > 0:
         first = apis[0]
-        text = f"{first.label} is the largest API with {cost(first.billed_minor, f.scale)} {f.currency}"
+        text = f"The largest API is {first.label} with {cost(first.billed_minor, f.scale)} {f.currency}"
         text += f" ({percent(first.billed_minor, f.total_minor)})"
         if f.spend.unallocated:
             text += f"; {cost(f.spend.unallocated, f.scale)} {f.currency} is borne by no traffic (unallocated)"

@@ -15,9 +15,9 @@ SAMPLE = ROOT / "reports/sample"
 FILES = ("report.html", "charges.csv", "usage.csv", "days.csv", "report.json", "running.html")
 
 
-def write(out: Path) -> None:
+def write(out: Path, *, workbook: bool = False) -> None:
     """The sample: an ordinary month of three APIs, in 12-hour buckets, priced by specs/prices.yaml, beside a closed
-    month of which some usage came late."""
+    month of which some usage came late, when calls were dearer and the third API was not there yet."""
     from apicost.catalog import prices
     from apicost.commands import report
     from apicost.core.rating import period, rate
@@ -26,15 +26,18 @@ def write(out: Path) -> None:
     from apicost.core.rating.usage_rows import gather
     from apicost.report import before, export, monthly, render
     from apicost.report.forecast import DayQuantity
+    from apicost.report.tables import charges, summary, xlsx
     from tests import usage_months
 
     book = prices.load(ROOT / "specs/prices.yaml")
     month, earlier = (period.month(name, book.time_zone) for name in ("2026-10", "2026-09"))
     usage = usage_months.month(month, seed=7, scale=300, step_s=43_200)
     statement = rate.rate(usage, book, month)
+    then = prices.parse((ROOT / "specs/prices.yaml").read_text().replace('price: "0.0011"', 'price: "0.0012"'))
     known_then = usage_months.month(earlier, seed=6, scale=280, step_s=43_200)
-    closed = rate.rate(known_then.slice(0, known_then.num_rows - 30), book, earlier)
-    whole = rate.rate(pa.concat_tables([known_then, known_then.slice(0, 40)]), book, earlier)
+    known_then = known_then.filter(pc.fill_null(pc.not_equal(known_then["api"].cast("string"), "chat"), True))  # new
+    closed = rate.rate(known_then.slice(0, known_then.num_rows - 30), then, earlier)
+    whole = rate.rate(pa.concat_tables([known_then, known_then.slice(0, 40)]), then, earlier)
     bill = Bill(statement=statement, corrections=corrections([closed.charges], whole, billing_month=month.name))
     counts = {
         "batches_received": 5_811, "lines_received": 2_711_540, "lines_lost": 12, "lines_duplicate": 96,
@@ -48,6 +51,8 @@ def write(out: Path) -> None:
     former = before.before_of(Bill(statement=closed, closed=True), book, apis)
     figures = monthly.figures(bill, gather(usage, month), apis=apis, completeness=counts, before=former)
     report.write(bill, figures, out, ["html", "csv", "json"])
+    if workbook:
+        xlsx.write(charges.charges(bill, apis), out / "charges.xlsx", lambda _: None, summary.of_bill(bill))
     # The month after it, as it stands on its 18th day.
     running = period.month("2026-11", book.time_zone)
     usage = usage_months.month(running, seed=8, scale=320, step_s=43_200)
