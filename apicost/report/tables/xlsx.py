@@ -266,7 +266,7 @@ class _Sheet:
                 continue
             cell = known.get(text)
             if cell is None:
-                shown, places = _places(text, column.places)
+                shown, places = places_of(text, column.places)
                 most = max(most, places)
                 width = len(text.partition(".")[0]) * 4 // 3 + shown + 2
                 cell = known[text] = (float(text), self.book.format(number_format(shown)), width, is_exact(text))
@@ -377,7 +377,7 @@ def _write_cell(book: _Workbook, row: int, column: int, cell: Cell, marks: dict[
 def _write_text(sheet: Any, row: int, column: int, text: str, format_: Any) -> None:
     """Write a text as text."""
     if text.startswith("<r>") and text.endswith("</r>"):  # XlsxWriter would take it for markup of its own
-        sheet.write_rich_string(row, column, text[:1], text[1:], *([format_] if format_ else []))
+        sheet.write_rich_string(row, column, text[0], text[1], text[2:], *([format_] if format_ else []))
     else:
         sheet.write_string(row, column, text, format_)
 
@@ -407,7 +407,7 @@ def serial(time: str) -> float:
     return passed.days + passed.seconds / 86_400
 
 
-def _places(text: str, fixed: int | None) -> tuple[int, int]:
+def places_of(text: str, fixed: int | None) -> tuple[int, int]:
     """Places that a person sees of an amount, and places that it has.
 
     As many as it has, or the fixed number; more where what is not 0 would look like it.
