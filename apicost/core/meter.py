@@ -131,11 +131,10 @@ def values_of(exchanges: pa.Table) -> dict[str, Ints]:
     values["app_only_calls"] = app_only_calls
     took_ns = np.maximum(_ints(exchanges, "ended_unix_ns") - _ints(exchanges, "started_unix_ns"), 0)
     values["duration_ms"] = np.where(request, (took_ns + _NS_PER_MS // 2) // _NS_PER_MS, 0)
-    untold = np.zeros(len(kind), np.bool_)
     for name in ("llm_prompt_tokens", "llm_completion_tokens"):
-        column = _ints(exchanges, name)
-        values[name] = np.maximum(column, 0)
-        untold |= column < 0
+        values[name] = np.maximum(_ints(exchanges, name), 0)
+    # APISIX says 0 where a model's answer has not told its tokens: no prompt has none.
+    untold = (values["llm_prompt_tokens"] == 0) | (_ints(exchanges, "llm_completion_tokens") < 0)
     untold &= request & (records.codes(exchanges, "llm_model")[0] >= 0)
     values["llm_calls_without_tokens"] = untold.astype(np.int64)
     return values

@@ -33,11 +33,11 @@ _NAME = re.compile(rf"({'|'.join(_TOKENS)})(?:(?P<none>{_UNCLASSED})|(?:_over_(?
 
 
 def classify(prompt_tokens: Ints) -> tuple[npt.NDArray[np.int32], list[str]]:
-    """The class of each prompt as codes of CLASSES; -1 where its tokens are not known (-1)."""
-    if not len(prompt_tokens) or int(prompt_tokens.max()) < 0:
+    """The class of each prompt as codes of CLASSES; -1 where its tokens are not known: no prompt has 0 of them."""
+    if not len(prompt_tokens) or int(prompt_tokens.max()) <= 0:
         return np.full(len(prompt_tokens), -1, np.int32), list(CLASSES)
     codes = np.searchsorted(np.array(BOUNDS, np.int64), prompt_tokens, side="left")
-    return np.where(prompt_tokens < 0, -1, codes).astype(np.int32), list(CLASSES)
+    return np.where(prompt_tokens <= 0, -1, codes).astype(np.int32), list(CLASSES)
 
 
 def part(column: str, over: int | None, upto: int | None) -> str:

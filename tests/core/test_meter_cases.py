@@ -130,19 +130,23 @@ def test_bytes_without_a_request_begin_no_block():
 
 # Model, prompt and completion tokens -> whether the request is one without its tokens.
 TOLD = {
-    ("m", 5, 7): 0, ("m", 0, 0): 0, ("m", -1, 7): 1, ("m", 5, -1): 1, ("m", -1, -1): 1, (None, -1, -1): 0,
+    ("m", 5, 7): 0, ("m", 5, 0): 0, ("m", 0, 0): 1, ("m", 0, 7): 1, ("m", -1, 7): 1, ("m", 5, -1): 1,
+    ("m", -1, -1): 1, (None, -1, -1): 0, (None, 0, 0): 0,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("said", "wanted"), TOLD.items())
 def test_a_model_without_token_counts_is_no_request_of_0_tokens(said, wanted):
-    """A streamed answer that was cut off has no counts: it is counted as such, since 0 tokens would cost nothing."""
+    """A stream that was cut off, or has no usage at its end, leaves APISIX's variables at 0: no prompt has 0 tokens,
+    so the request is counted as one without them. An embedding has a prompt and no completion: that is told."""
     row = one(usage(exchange(llm_model=said[0], llm_prompt_tokens=said[1], llm_completion_tokens=said[2])))
     assert row["llm_calls_without_tokens"] == wanted
 
 
-CLASSES_OF_PROMPTS = {-1: None, 0: "32000", 32_000: "32000", 32_001: "100000", 199_999: "199999", 200_000: "200000",
-                      272_000: "272000", 272_001: "512000", 524_289: "longer"}  # fmt: skip
+CLASSES_OF_PROMPTS = {
+    -1: None, 0: None, 1: "32000", 32_000: "32000", 32_001: "100000", 199_999: "199999", 200_000: "200000",
+    272_000: "272000", 272_001: "512000", 524_289: "longer",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("tokens", "wanted"), CLASSES_OF_PROMPTS.items())
@@ -153,7 +157,7 @@ def test_prompts_are_classed_by_their_length(tokens, wanted):
 
 def test_parts_of_tokens_add_up_to_all():
     """At every bound, what is up to it, over it and of unknown length is the whole."""
-    lengths = [-1, 0, 31_000, 100_001, 199_999, 200_000, 200_001, 300_000, 600_000]
+    lengths = [-1, 1, 31_000, 100_001, 199_999, 200_000, 200_001, 300_000, 600_000]
     found = usage(*(exchange(llm_model="m", llm_prompt_tokens=n, llm_completion_tokens=10) for n in lengths))
     for bound in prompts.BOUNDS:
         for column, short in (
