@@ -1,4 +1,4 @@
-"""Every figure of the page and of the PDF is read back and added up again from the CSV files beside them.
+"""Every figure of the page, the PDF and the workbook is read back and added up again from the CSV files beside them.
 
 What a row stands for is worked out here anew from the CSV's columns, and money is added up as decimals.
 """
@@ -9,6 +9,7 @@ import csv
 from collections import defaultdict
 from decimal import ROUND_HALF_EVEN, Decimal
 
+import openpyxl
 import pytest
 
 from apicost.report import pdf
@@ -27,7 +28,7 @@ TABLES = ("api", "operation", "consumer", "team", "status")
 def folder(tmp_path_factory):
     """The sample month: three APIs, contracts, shared cost, and corrections of the month before."""
     out = tmp_path_factory.mktemp("read-back")
-    sample.write(out)
+    sample.write(out, workbook=True)
     return out
 
 
@@ -234,3 +235,40 @@ def test_the_pdf_has_the_figures_of_the_page(folder, tmp_path):
     on_page, in_pdf = figures(Page(html).text), figures(pdf_text(file))
     assert sum(on_page.values()) > 400
     assert in_pdf == on_page
+
+
+def test_the_workbook_has_the_charges_of_the_csv(folder, charges):
+    """Each row and column of charges.csv is on the sheet of its API: numbers as numbers, times as dates, all else as
+    text; and no sheet has a row more."""
+    book = openpyxl.load_workbook(folder / "charges.xlsx", data_only=True)
+    known = grouped(charges, lambda row: row["api"] or "(no API)")
+    assert sorted(book.sheetnames) == sorted(["Summary", *known])
+    for name, expected in known.items():
+        head, *rows = book[name].iter_rows(values_only=True)
+        at = {column: place for place, column in enumerate(head) if column in expected[0]}
+        assert set(at) == set(expected[0])
+        assert len(rows) == len(expected)
+        for row, mine in zip(rows, expected, strict=True):
+            for column, place in at.items():
+                value = row[place]
+                if column in ("quantity", "list_cost", "contracted_cost", "billed_cost"):
+                    assert isinstance(value, int | float) or (value is None and not mine[column]), (name, column)
+                if column in ("period_start", "period_end"):
+                    assert value.strftime("%Y-%m-%dT%H:%M:%SZ") == mine[column]
+                elif isinstance(value, int | float):
+                    assert value == float(Decimal(mine[column])), (name, column)
+                else:
+                    assert (value or "") == mine[column].removeprefix("'"), (name, column)
+
+
+def test_the_workbook_adds_up_to_the_page(folder, page, charges):
+    """The summary's total is the page's, and billed costs of the API sheets sum to it."""
+    book = openpyxl.load_workbook(folder / "charges.xlsx", data_only=True)
+    total = Decimal(0)
+    for name in book.sheetnames[1:]:
+        head, *rows = book[name].iter_rows(values_only=True)
+        place = head.index("billed_cost")
+        total += sum(Decimal(str(row[place])) for row in rows if row[place] is not None)
+    assert total == Decimal(page.by_id["total"]) == billed(charges)
+    cells = {value for row in book["Summary"].iter_rows(values_only=True) for value in row}
+    assert float(total) in cells
