@@ -159,6 +159,9 @@ http {{
             set $upstream_scheme http;
             set $upstream_uri "";
             set $apisix_request_id $request_id;  # as APISIX does from 3.16 on
+            set $llm_model "";  # and these from 3.14 on: a model's answer that tells no tokens leaves them at 0
+            set $llm_prompt_tokens 0;
+            set $llm_completion_tokens 0;
             access_by_lua_block {{ require("host").access() }}
             proxy_http_version 1.1;
             proxy_set_header Host $http_host;

@@ -236,6 +236,44 @@ def test_bytes_that_ai_proxy_hides_are_absent(make_gateway, tmp_path):
     assert [ai_s[name] for name in same] == [nginx_s[name] for name in same]
 
 
+def test_a_streamed_answer_of_a_model_has_the_tokens_of_its_end(make_gateway, tmp_path):
+    """Tokens that only the last event of a stream tells are in its line; a stream that ends or is left before that has
+    what APISIX says then, 0, which usage takes for a request without counts."""
+    # As ai-proxy: the model is known before the answer, tokens when an event of it tells them.
+    stub = tmp_path / "ai" / "apisix" / "plugins"
+    stub.mkdir(parents=True)
+    (stub / "as-ai-proxy.lua").write_text(
+        'local schema = {type = "object", properties = {}}\n'
+        "local function check_schema() return true end\n"
+        'local _M = {version = 1, priority = 1, name = "as-ai-proxy", schema = schema, check_schema = check_schema}\n'
+        'function _M.access(conf, ctx) ngx.var.llm_model = "gpt-4o"; ctx.picked_ai_instance = {name = "one"} end\n'
+        "function _M.body_filter(conf, ctx)\n"
+        '    if (ngx.arg[1] or ""):find("tick 4", 1, true) then\n'
+        "        ngx.var.llm_prompt_tokens, ngx.var.llm_completion_tokens = 1234567, 89\n"
+        "    end\n"
+        "end\n"
+        "return _M\n"
+    )
+
+    def use(content):
+        stream = next(route for route in content["routes"] if route["id"] == "stream")
+        stream["plugins"] = {"as-ai-proxy": {}}
+
+    plugins = ("as-ai-proxy", "key-auth", "proxy-rewrite", "apicost-logger")
+    gateway = make_gateway(change=use, more_lua=f"{tmp_path}/ai/?.lua;", plugins=plugins)
+    wire = plain(gateway)
+    for events in (5, 3):
+        traffic.request(wire, "GET", "media.example", f"/stream?events={events}&interval_ms=5")
+    traffic.request(wire, "GET", "media.example", "/files/a")
+    wire.close()
+    traffic.abort(("127.0.0.1", gateway.http_port), "media.example", "/stream?events=500&interval_ms=50", {}, 150)
+    told, untold, other, left = sorted(gateway.sink.wait_for(4), key=lambda line: int(line["line_no"]))
+    names = ("llm_model", "llm_prompt_tokens", "llm_completion_tokens")
+    assert [told[name] for name in names] == ["gpt-4o", "1234567", "89"]
+    assert [[line[name] for name in names] for line in (untold, left)] == [["gpt-4o", "0", "0"]] * 2
+    assert [other[name] for name in names] == ["", "", ""]
+
+
 def test_no_answer_from_any_upstream_is_nginx_own(make_gateway, upstreams):
     """A 502 that nginx made has response_source nginx, emulated 3.18 and 3.2 alike."""
 
