@@ -265,6 +265,34 @@ def booked(months: Sequence[ClosedMonth], closed: ClosedMonth) -> Iterator[pa.Ta
             yield about(_of_class(later.charges(needed), CORRECTION), month_of(closed))
 
 
+def charges_about(closed: ClosedMonth, corrected: ClosedMonth) -> pa.Table:
+    """What a closed month billed of another or of itself, columns as in CHARGE."""
+    if closed.month == corrected.month:
+        return _of_class(closed.charges(), None)
+    return about(_of_class(closed.charges(), CORRECTION), month_of(corrected))
+
+
+def corrected_from(
+    ledger: Ledger, months: Sequence[ClosedMonth], corrected: ClosedMonth, billing: Statement
+) -> tuple[Statement, Statement]:
+    """A closed month's statements that a bill's corrections of it lie between: as it was known before, and then.
+
+    billing: the statement of the bill: of a closed month, or of the open one.
+    """
+    month, name = month_of(corrected), corrected.month
+    before = [closed for closed in months if closed.month < billing.period.name]
+    then = statement_of(store.latest_usage(before, name).usage_of(name), month, book_of(before[-1], name))
+    own = [closed for closed in months if closed.month == billing.period.name]
+    if own:
+        source: UsageSource = store.latest_usage([*before, *own], name).usage_of(name)
+        return then, statement_of(source, month, book_of(own[0], name))
+    known = store.latest_usage(before, name)
+    present, _ = present_usage(ledger, month, known)
+    source = known.usage_of(name) if present is None else present
+    book = replace(billing.book, models=NO_MODELS)  # those of the open month are of its own usage
+    return then, statement_of(source, month, with_models(source, month, book, then.book.models))
+
+
 def about(charges: pa.Table, month: Period) -> pa.Table:
     """The charges whose charge period lies in a month."""
     since = charges.column("period_start").cast(pa.string())

@@ -9,7 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -48,9 +48,9 @@ def explain(statement: Statement, charge_id: str) -> Explanation | None:
     row = {name: value for name, (value,) in statement.keys.slice(key, 1).to_pydict().items() if value is not None}
     steps = [
         ("charge", charge_id),
-        ("bearer", ", ".join(f"{_NAMES.get(n, n)} {row[n]}" for n in KEYS if n in row) or "nobody: no usage bears it"),
+        ("bearer", bearer_of(row)),
         ("days", f"{period.days[line.first_day]} to {period.days[line.end_day - 1]}, clocks of {period.time_zone}"),
-        ("price book", f"{book.id} {book.version}, {book.currency}"),
+        ("price book", f"{book.id} {book.version}, {book.currency} ({book.file})"),
     ]
     sku = next((s for s in book.skus if s.id == line.sku), None)
     shared = next((s for s in book.shared_costs if s.id == line.sku), None)
@@ -70,6 +70,11 @@ def explain(statement: Statement, charge_id: str) -> Explanation | None:
     steps.append(("checked", "worked out again from usage and price book: " + ("the same" if agrees else
                   f"DIFFERENT: {again} base units, not {quantity}")))  # fmt: skip
     return Explanation(charge_id=charge_id, steps=tuple(steps), agrees=agrees)
+
+
+def bearer_of(row: Mapping[str, str]) -> str:
+    """Who bears a charge, in words. row: its keys that are not null."""
+    return ", ".join(f"{_NAMES.get(n, n)} {row[n]}" for n in KEYS if n in row) or "nobody: no usage bears it"
 
 
 def _priced(statement: Statement, line: Line, sku: Sku, key: int, steps: list[tuple[str, str]]) -> int:
