@@ -177,8 +177,9 @@ def nothing_measured_is_missing(bill: Bill) -> None:
     """What a key's usage measured is in a charge of the key, with a price or without, or in one of the month's."""
     statement = bill.statement
     basis = {sku.byte_basis for sku in statement.book.skus if sku.meter == "bytes"}
-    if basis - {"wire"} or any(sku.quantum or sku.is_external for sku in statement.book.skus):
-        return  # then quantities are of another measure than the one that is looked for
+    packages = any(price.mode == "package" for sku in statement.book.skus for price in sku.prices)
+    if basis - {"wire"} or packages or any(sku.quantum or sku.is_external for sku in statement.book.skus):
+        return  # then a charge counts something else, or stands for the days before it: see docs/prices.md
     names = [set(line.meter.split("+")) for line in statement.lines]
     charged = {(key, name) for key, line in zip(statement.key.tolist(), statement.line.tolist(), strict=True)
                for name in names[line]}  # fmt: skip

@@ -90,11 +90,11 @@ def months(draw: st.DrawFn) -> Made:
     book = prices.parse(json.dumps(text, indent=1))
     models = ModelPrices(models=tuple(_model(name, month) for name in MODELS[:2] if name))
     book = replace(book, models=models)
-    closed_rows = draw(_rows(former, most=6))
+    closed_rows = draw(_rows(former, most=8))
     late = draw(_rows(former, most=3))
     return Made(
         book=book, closed_book=draw(st.sampled_from((book, _other_prices(book)))), month=month, former=former,
-        rows=draw(_rows(month, most=14)), closed_rows=closed_rows, former_rows=[*closed_rows, *late],
+        rows=draw(_rows(month, most=24)), closed_rows=closed_rows, former_rows=[*closed_rows, *late],
         features=(*features, f"scale {book.statement_scale}", zone),
     )  # fmt: skip
 
@@ -316,7 +316,8 @@ def _rows(month: Period, most: int) -> st.SearchStrategy[list[dict[str, Any]]]:
         "upstream_out_wire_bytes": byte_counts, "upstream_in_payload_bytes": byte_counts,
         "downstream_out_app_bytes": byte_counts, "app_only_bytes": st.sampled_from([0, 0, 70_000]),
     }  # fmt: skip
-    return st.lists(st.fixed_dictionaries(columns), min_size=0, max_size=most)
+    row = st.fixed_dictionaries(columns)
+    return st.integers(0, most).flatmap(lambda count: st.lists(row, min_size=count, max_size=count))
 
 
 def rearranged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

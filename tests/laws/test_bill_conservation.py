@@ -13,7 +13,7 @@ from tests.usage_months import usage
 
 
 @given(months())
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_a_month_is_conserved(made):
     """Rows, statement, every grouping, days, corrections and journal agree to the last cent, in whatever order."""
     money_laws.conserved(made)
