@@ -90,7 +90,7 @@ def rated(days, calls, size, complete):
 
 
 def main():
-    rng = np.random.default_rng(2026)
+    rng = np.random.default_rng(7)  # the method was chosen on other courses than these
     courses = int(sys.argv[1]) if len(sys.argv) > 1 else 40
     figures = {
         "bench": "forecast_backtest",

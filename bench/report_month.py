@@ -100,6 +100,7 @@ def measure(ledger, zone, formats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ledger", type=Path, help="use this ledger, made by an earlier run; made where missing")
+    parser.add_argument("--before", action="store_true", help="make 30 days of the month before, too, to compare with")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apicost-bench-") as scratch:
         folder = options.ledger or Path(scratch) / "ledger"
@@ -109,6 +110,9 @@ def main():
 
             began = time.process_time()
             figures |= month_report_usage.generate(folder)
+            if options.before:
+                month_report_usage.MONTH -= month_report_usage.DAYS * 86_400
+                figures["month_before"] = month_report_usage.generate(folder)
             figures["generating_cpu_s"] = round(time.process_time() - began)
         for zone in ("UTC", "Europe/Berlin"):
             for formats in ("html", "html,csv"):
