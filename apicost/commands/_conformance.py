@@ -18,7 +18,7 @@ from apicost import config, run, scratch
 from apicost.catalog import contracts, documents, openapi
 from apicost.catalog.given import sources_of
 from apicost.catalog.openapi import ApiSource
-from apicost.commands import _months
+from apicost.commands import _closed, _months
 from apicost.commands._windows import months_touched
 from apicost.config import Config, ConformanceSettings
 from apicost.core import records
@@ -111,7 +111,8 @@ def traffic_of(
     _months.say(f"reading {ledger.folder}")
     cuts = {start_unix_s, end_unix_s}
     for month in months:
-        cuts.update(month.starts[day] for day in (book.price_changes(month.days) if book else (0,)))
+        rated_by = book and _closed.with_models(_closed.source_of(ledger, month), month, book)
+        cuts.update(month.starts[day] for day in (rated_by.price_changes(month.days) if rated_by else (0,)))
     edges = sorted(cut for cut in cuts if start_unix_s <= cut <= end_unix_s)
     parts = [ledger.shapes(a, b, where=where) for a, b in itertools.pairwise(edges)]
     return pa.concat_tables(parts).unify_dictionaries().combine_chunks(), months

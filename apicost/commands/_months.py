@@ -130,7 +130,8 @@ def read_rows(ledger: Ledger, month: Period, book: PriceBook | None, *, sums: Se
 
     sums: the columns that are asked for; `rate.sums_needed` names those that charges are made from.
     """
-    rows = _closed.rows_of(source_of(ledger, month), month, book, sums)
+    source = source_of(ledger, month)
+    rows = _closed.rows_of(source, month, book and _closed.with_models(source, month, book), sums)
     return rows if len(rows.key) else None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from apicost.core import prompts, records
 from apicost.core.rating import money
 from apicost.core.rating.budget import Variance
 from apicost.core.rating.days import DayFigure
@@ -53,6 +54,9 @@ _METERS = {
     "upstream_in_wire_bytes": "Bytes from backends",
     "upstream_out_wire_bytes": "Bytes to backends",
     "app_only_bytes": "Bytes known to the gateway alone",
+    **{name: f"Started blocks of {size >> 10} KiB" for size, name in records.QUANTA.items()},
+    "calls_without_quanta": "Requests whose blocks were not counted",
+    "llm_calls_without_tokens": "Requests to a model without token counts",
     "llm_prompt_tokens": "Prompt tokens",
     "llm_completion_tokens": "Completion tokens",
 }
@@ -308,7 +312,7 @@ class View:
 
     def meter_words(self, meter: str) -> str:
         """A measure in words."""
-        return _METERS.get(meter, meter)
+        return _METERS.get(prompts.column_of(meter), meter)
 
     def dates(self, row: SkuRow) -> str:
         """The days of a price, where they are not the whole month."""

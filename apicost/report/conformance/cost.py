@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from apicost.core import records
+from apicost.core import prompts, records
 from apicost.core.conformance.finding import Finding
 from apicost.core.rating import money
 from apicost.core.rating.statement import Statement
@@ -105,6 +105,7 @@ def _groups(statement: Statement) -> Iterator[_Group]:
 
 def _sum(shapes: pa.Table, columns: Sequence[str]) -> Ints:
     total = np.zeros(len(shapes), np.int64)
+    shapes = prompts.with_parts(shapes, columns)
     for name in columns:
         total += _ints(shapes, name)
     return total
