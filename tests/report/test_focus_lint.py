@@ -249,7 +249,7 @@ def test_a_planted_defect_is_named(good, defect):
     at = [number for number, row in enumerate(found) if which(row)][3]
     spoil(found[at])
     for pieces in ([table(found)], [table(found[:at]), table(found[at:])]):
-        named = {(f.rule.id, f.row, f.column): f for f in lint(pieces, version)}
+        named = {(f.rule.id, f.row, f.column): f for f in lint(pieces, version, is_csv=True)}
         finding = named.get((rule, at + 1, column))
         assert finding is not None, f"found {sorted(named, key=str)}, not {rule} in row {at + 1}"
         assert finding.value == found[at][column]

@@ -58,12 +58,13 @@ class Linter:
     """Looks at one file.
 
     total: what BilledCost must sum to, where it is known.
+    is_csv: whether cells are as a CSV file has them; before they are written, texts may still begin as formulas do.
     Raises ValueError for a version that is not known.
     """
 
-    def __init__(self, version: str, total: str | None = None) -> None:
+    def __init__(self, version: str, total: str | None = None, *, is_csv: bool = True) -> None:
         self.known = focus_columns.known(version)
-        self.version = version
+        self.is_csv = is_csv
         self.expected = None if total is None else Fraction(total)
         self.total = Fraction()
         self.rows = 0
@@ -87,7 +88,8 @@ class Linter:
             return
         piece = Piece(table)
         for rule, column, wrong in lint_cells.of_cells(piece, self.known):
-            self._note(piece, rule, column, wrong)
+            if self.is_csv or rule != "cell-formula":
+                self._note(piece, rule, column, wrong)
         for rule, column, wrong in lint_rows.of_rows(piece):
             self._note(piece, rule, column, wrong)
         for rule, column, row, detail in self.across.of_piece(piece):
@@ -157,9 +159,11 @@ class Linter:
             findings[0] = replace(findings[0], count=findings[0].count + 1)
 
 
-def lint(pieces: Iterable[pa.Table], version: str, total: str | None = None) -> tuple[Finding, ...]:
+def lint(
+    pieces: Iterable[pa.Table], version: str, total: str | None = None, *, is_csv: bool = False
+) -> tuple[Finding, ...]:
     """All findings in some rows."""
-    linter = Linter(version, total)
+    linter = Linter(version, total, is_csv=is_csv)
     for piece in pieces:
         linter.feed(piece)
     return linter.finish()

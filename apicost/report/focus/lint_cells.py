@@ -66,7 +66,8 @@ def of_cells(piece: Piece, known: Mapping[str, Column]) -> Iterator[tuple[str, s
         elif column.choices:
             yield "choice", name, piece.filled(name) & ~piece.equal(name, *column.choices)
         else:
-            yield "blank", name, piece.matches(name, r"^\s+$")
+            if not column.is_ours:
+                yield "blank", name, piece.matches(name, r"^\s+$")
             if column.kind == TEXT:
                 yield "cell-formula", name, piece.matches(name, _FORMULA)
 

@@ -34,10 +34,7 @@ def version_of(path: Path) -> str:
     Raises OSError, UnreadableError.
     """
     try:
-        if _is_parquet(path):
-            names = pyarrow.parquet.read_schema(path).names
-        else:
-            names = _header(path)
+        names = pyarrow.parquet.read_schema(path).names if _is_parquet(path) else _header(path)
     except (pa.ArrowException, UnicodeDecodeError, csv.Error) as failure:
         raise UnreadableError(str(failure)) from None
     return "1.4" if "ServiceProviderName" in names else "1.2"
@@ -48,9 +45,10 @@ def lint_file(path: Path, version: str, total: str | None = None) -> tuple[tuple
 
     Raises OSError, UnreadableError, ValueError for a version that is not known.
     """
-    linter = Linter(version, total)
+    is_parquet = _is_parquet(path)
+    linter = Linter(version, total, is_csv=not is_parquet)
     try:
-        for table in _parquet(path, linter) if _is_parquet(path) else _csv(path, linter):
+        for table in _parquet(path, linter) if is_parquet else _csv(path, linter):
             linter.feed(table)
     except (pa.ArrowException, UnicodeDecodeError, csv.Error) as failure:
         raise UnreadableError(str(failure)) from None

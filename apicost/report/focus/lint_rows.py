@@ -128,7 +128,8 @@ def _far(piece: Piece, correction: Mask) -> Mask:
         return found
     billed, exact = (piece.texts(name).take(rows) for name in ("BilledCost", "ContractedCost"))
     length, at = pc.utf8_length(billed).to_numpy(), pc.find_substring(billed, ".").to_numpy()
-    places = np.where(at < 0, 0, length - at - 1) * 2 + correction[rows]
+    whole = (at < 0) | pc.match_substring_regex(billed, r"^-?[0-9]+\.0$").to_numpy(zero_copy_only=False)
+    places = np.where(whole, 0, length - at - 1) * 2 + correction[rows]
     for kind in np.unique(places).tolist():
         mine = np.flatnonzero(places == kind)
         limit = Fraction(1 + kind % 2, 10 ** (kind // 2))

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ class _Maker:
         self.bill = bill
         self.apis = apis
         self.splits = version != "1.2"  # whether shares of a shared cost are told in columns of their own
+        self.meters = {sku.id: "+".join(sku.columns) for sku in bill.statement.book.skus}
         self.quantities = Quantities(bill, with_splits=self.splits)
         period, book = bill.statement.period, bill.statement.book
         issuer = settings.invoice_issuer_name or book.id
@@ -155,7 +157,7 @@ class _Maker:
         sold = _by(
             charges, ("sku", "sku_price_id", "tier", "meter", "unit", "unit_price", "contracted_unit_price",
                       "pricing_currency", "charge_category", "charge_class", "consumer"),
-            _sku_columns,
+            partial(_sku_columns, self.meters),
             ("SkuId", "SkuPriceId", "SkuMeter", "SkuPriceDetails", "PricingUnit", "ChargeDescription",
              "ChargeFrequency", "ChargeCategory"),
             blank={"consumer": ("charge_category", USAGE)},
@@ -257,7 +259,7 @@ def _pointed(text: str) -> str:
     return text if "." in text else text + ".0"
 
 
-def _sku_columns(row: Values) -> Values:
+def _sku_columns(meters: Mapping[str, str], row: Values) -> Values:
     """SKU, its price and meter, details, unit, description and frequency."""
     sku, price_id, tier, meter, unit, listed, contracted, currency, category, class_, consumer = row
     unit = unit_text(unit or "")
@@ -267,6 +269,7 @@ def _sku_columns(row: Values) -> Values:
         if contracted != listed:
             paid = f"{contracted} {currency} per {each} by contract, listed at {listed}"
         description = f"{sku}, {tier}: {paid}"
+        meter = meters.get(sku or "", meter)  # all that the SKU adds up, whatever of it this price is for
         details, frequency = _json({"x_Tier": tier}), "Usage-Based"
     elif sku == COMMITMENT:
         meter, details, frequency = "Minimum of a commitment", None, "Recurring"
