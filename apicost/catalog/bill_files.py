@@ -29,7 +29,8 @@ from apicost.catalog.bill_rules import column_name
 from apicost.problems import InputError, Problem
 
 PIECE_ROWS = 1 << 16
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 20  # Arrow reads 32 of them ahead
+_PIECE_BYTES = 64 << 20
 _HEADER_BYTES = 1 << 20
 # 19 digits before the point, as an int64 may have, and 31 after it: a byte's part of a gibibyte has 30.
 NUMBER = pa.decimal256(50, 31)
@@ -133,8 +134,15 @@ def _tables(file: BillFile, names: Sequence[str]) -> Iterator[pa.Table]:
                     null_values=[""], quoted_strings_can_be_null=True,
                 ),
             )  # fmt: skip
+            held: list[pa.RecordBatch] = []
             for batch in reader:
-                yield pa.Table.from_batches([batch]).rename_columns(list(names))
+                held.append(batch)
+                full = sum(map(len, held)) >= PIECE_ROWS or sum(each.nbytes for each in held) >= _PIECE_BYTES
+                if full:
+                    yield pa.Table.from_batches(held).rename_columns(list(names))
+                    held = []
+            if held:
+                yield pa.Table.from_batches(held).rename_columns(list(names))
     except _CSV_ERRORS as error:
         raise problem(str(file.path), f"can't be read: {_said(error)}", "fetch the file again, or mend it") from None
 

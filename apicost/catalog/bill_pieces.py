@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -64,6 +65,7 @@ class Piece:
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def fraction(text: str | None) -> Fraction | None:
     """A decimal number; None where there is none, or it is none."""
     return Fraction(text) if text is not None and _DECIMAL.fullmatch(text) else None

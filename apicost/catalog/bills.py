@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Context
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 
 from apicost.catalog import bill_files
 from apicost.catalog.bill_dialects import Dialect, dialect_of
-from apicost.catalog.bill_files import EFFECT, MOST_PROBLEMS, BillFile, problem, unix_s
+from apicost.catalog.bill_files import EFFECT, MOST_PROBLEMS, NUMBER, BillFile, problem, unix_s
 from apicost.catalog.bill_pieces import MOST_PLACES, Codes, Piece, agreement_of, fraction
 from apicost.catalog.bill_rules import NONE, Rule, Rules, unit_base
 from apicost.core.rating.period import Period, month
@@ -34,6 +35,8 @@ from apicost.core.reconcile.lines import Lines, ProviderBill
 from apicost.problems import InputError, Problem
 
 Mask = npt.NDArray[np.bool_]
+
+_WIDE = Context(prec=120)  # more digits than a sum of `NUMBER` has: nothing is rounded
 
 
 def read(paths: Sequence[Path], rules: Rules, period: Period) -> ProviderBill:
@@ -66,15 +69,15 @@ def _idle(rules: Rules, files: Sequence[BillFile]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class _Sum:
-    """Lines of one key added up so far; `row` is one of them."""
+    """Lines of one key added up so far, in units of the last place of `NUMBER`; `row` is one of them."""
 
     count: int = 0
     row: str = ""
-    cost: Fraction = Fraction()
-    quantity: Fraction = Fraction()
-    priced: Fraction = Fraction()
-    theirs: Fraction = Fraction()
-    foreign: Fraction = Fraction()
+    cost: int = 0
+    quantity: int = 0
+    priced: int = 0
+    theirs: int = 0
+    foreign: int = 0
 
 
 # What lines are told apart by, in the order of a key.
@@ -165,7 +168,7 @@ class _Reader:
             total.count += counts[position]
             for name, column in zip(_SUMS, amounts, strict=True):
                 if column[position]:
-                    setattr(total, name, getattr(total, name) + Fraction(column[position]))
+                    setattr(total, name, getattr(total, name) + int(_WIDE.scaleb(column[position], NUMBER.scale)))
 
     def _require(self, file: BillFile, first: int, piece: Piece) -> None:
         """Raises InputError for costs and currencies that are not there, and for a second currency."""
@@ -248,8 +251,8 @@ class _Reader:
     def _labels(self, piece: Piece) -> Any:
         """What is billed, in the bill's own words."""
         columns = [piece.plain(name) for name in self.dialect.labels if name in piece.names]
-        if not columns:
-            return pa.nulls(len(piece), pa.string())
+        if len(columns) < 2:
+            return columns[0] if columns else pa.nulls(len(piece), pa.string())
         join: Any = pc.binary_join_element_wise
         return join(*columns, " / ", null_handling="skip")
 
@@ -298,14 +301,14 @@ class _Reader:
         found = piece.number(default)
         for number, name in enumerate(columns):
             if name is not None and (rule == number).any():
-                other = pa.nulls(len(piece), bill_files.NUMBER) if name == NONE else piece.number(name)
+                other = pa.nulls(len(piece), NUMBER) if name == NONE else piece.number(name)
                 found = pc.if_else(pa.array(rule == number), other, found)
         compute: Any = pc
         return compute.fill_null(found, 0)
 
     def _quantity(self, piece: Piece, rule: Codes, counted: Mask) -> tuple[Any, Any]:
         """The quantity of each line, and its unit."""
-        quantity = pa.nulls(len(piece), bill_files.NUMBER)
+        quantity = pa.nulls(len(piece), NUMBER)
         unit = pa.nulls(len(piece), pa.string())
         for amount, of in reversed(self.quantities):
             if amount not in piece.names:
@@ -320,12 +323,10 @@ class _Reader:
             unit = pc.if_else(has, piece.plain(of), unit)
         for number, name in enumerate(r.quantity_column for r in self.rules.rules):
             if name is not None:
-                other = pa.nulls(len(piece), bill_files.NUMBER) if name == NONE else piece.number(name)
+                other = pa.nulls(len(piece), NUMBER) if name == NONE else piece.number(name)
                 quantity = pc.if_else(pa.array(rule == number), other, quantity)
         compute: Any = pc
-        return compute.if_else(
-            pa.array(counted), compute.fill_null(quantity, 0), pa.scalar(0).cast(bill_files.NUMBER)
-        ), unit
+        return compute.if_else(pa.array(counted), compute.fill_null(quantity, 0), pa.scalar(0).cast(NUMBER)), unit
 
     def _unit_price(self, piece: Piece) -> tuple[Any, Any]:
         """The unit price of each line as text, and the same in the pricing currency."""
@@ -422,7 +423,7 @@ class _Reader:
         label = key["label"] or "" if rule is None or not rule.label else rule.label
         meter = self.rules.meters.get(sku or "")
         plain = Lines(kind=kind, when=kinds.TIMES[key["when"]], sku=sku, label=label, count=total.count,
-                      quantity=Fraction(), cost=total.cost)  # fmt: skip
+                      quantity=Fraction(), cost=_exact(total.cost))  # fmt: skip
         if kind not in (kinds.USAGE, kinds.OTHER_HOSTS) or rule is None:
             return plain
         quantity = Fraction()
@@ -440,20 +441,25 @@ class _Reader:
                     ),
                 )
             else:
-                quantity = total.quantity * unit[1]
+                quantity = _exact(total.quantity * unit[1])
         price = fraction(key["price"])
         agrees = price is not None and key["agrees"] >= min(self.places, MOST_PLACES)
         priced_unit = _unit(rule, key["priced_unit"])
         foreign = fraction(key["foreign_price"])
         rate = price / foreign if price and foreign else None
         if rate is None and total.foreign and total.theirs:
-            rate = total.theirs / total.foreign
+            rate = Fraction(total.theirs, total.foreign)
         return Lines(
-            kind=kind, when=plain.when, sku=sku, label=label, count=total.count, quantity=quantity, cost=total.cost,
-            exact=total.priced * price if agrees and price is not None else None,
+            kind=kind, when=plain.when, sku=sku, label=label, count=total.count, quantity=quantity, cost=plain.cost,
+            exact=_exact(total.priced) * price if agrees and price is not None else None,
             unit_price=price / priced_unit[1] if agrees and price is not None and priced_unit else None,
             pricing_currency=key["pricing_currency"], rate=rate,
         )  # fmt: skip
+
+
+def _exact(units: int) -> Fraction:
+    """An amount from units of the last place of `NUMBER`."""
+    return Fraction(units, 10**NUMBER.scale)
 
 
 def _unit(rule: Rule, said: str | None) -> tuple[str, int] | None:

@@ -77,6 +77,7 @@ def text(judged: Judged) -> str:
     rows += [
         (row.cause, row.sku or "", _places(minor, bridge.scale, sign=True), _quantity_text(row, units), _note(row))
         for row, minor in zip(bridge.rows, shown.rows, strict=True)
+        if minor or row.quantity or row.count  # less than half a cent of rounding says nothing to people
     ]
     rows.append((BILLED, "", _places(shown.billed, bridge.scale), "", ""))
     change = _places(shown.billed - shown.metered, bridge.scale, sign=True)
@@ -169,7 +170,7 @@ def exact(amount: Fraction) -> str:
 def _info(judged: Judged) -> str:
     bridge = judged.bridge
     if not bridge.without_request:
-        return "Every metered byte belongs to a request."
+        return "Nothing of what is metered is of bytes that no request claims."
     minor = money.half_even(bridge.without_request * 10**bridge.scale)
     return f"Of what is metered, {_places(minor, bridge.scale)} {bridge.currency} is of bytes that no request claims."
 

@@ -306,7 +306,9 @@ class _Making:
         for line in theirs:
             factor = self.factor(line)
             cost = (line.cost if line.exact is None else line.exact) * factor
-            if line.exact is None or line.unit_price is None:
+            if not line.quantity:
+                cause = PRICE  # money without a quantity makes the others dearer or cheaper
+            elif line.exact is None or line.unit_price is None:
                 cause = POOLING if sku.tiered else UNEXPLAINED
                 as_listed = False
             else:
