@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from apicost.core.rating import models
 from apicost.core.rating.models import Band
 from apicost.problems import InputError
 
+ROOT = Path(__file__).parent.parent.parent
 HEAD = "pricebook: {id: t, version: '1', currency: USD}\n"
 SKU = "  %s: {meter: tokens, unit: Tokens, prices: [{from: 2026-01-01, mode: external, source: genai-prices%s}]}\n"
 
@@ -183,6 +185,14 @@ def test_a_book_without_external_prices_asks_no_list(monkeypatch):
     )
     assert not model_prices.is_needed(plain)
     assert model_prices.resolve(plain, ["gpt-4o"]) == models.NO_MODELS
+
+
+def test_the_sample_of_models_is_a_good_book(capsys):
+    """specs/prices-llm.yaml is read without a problem or remark, and its provider is one of the list's."""
+    assert command.main(["check", str(ROOT / "specs/prices-llm.yaml")]) == 0
+    said = capsys.readouterr().err
+    assert "note:" not in said
+    assert "but for what house-prompt and house-completion and azure-tokens price" in said
 
 
 def test_the_check_says_what_a_book_prices_by_a_list(tmp_path, capsys):
