@@ -148,8 +148,10 @@ def tick_text(value: float) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """Text of at most so many characters; what was cut shows as an ellipsis."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Text of at most so many characters; what was cut from its middle shows as an ellipsis: names often differ at
+    their ends."""
+    tail = most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
 def _open(width: int, height: int, title: str) -> str:

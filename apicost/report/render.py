@@ -164,6 +164,10 @@ class View:
         always = ("volume", "price", "mix")
         return [(c, _CAUSES[c]) for c in CAUSES if c in always or any(row.parts[c] for row in rows)]
 
+    @property
+    def has_fixed(self) -> bool:
+        return any(cause == "fixed" for cause, _ in self.causes)
+
     def part(self, rows: Sequence[Mover], cause: str) -> int:
         """A cause's part of the whole change."""
         return sum(row.parts[cause] for row in rows)
@@ -277,6 +281,10 @@ class View:
         if row.currency != self.f.currency:
             text += f" {row.currency}"
         return text if row.list_price in (None, row.price) else f"{text} (list {money.plain(row.list_price or 0)})"
+
+    def planned(self, row: Variance) -> str:
+        """A budget's amount."""
+        return self.cost(money.half_even(Fraction(row.amount) * 10**self.f.scale))
 
     def used(self, row: Variance) -> str:
         """How much of a budget is used."""
