@@ -17,6 +17,7 @@ from apicost.core.rating.period import Period
 from apicost.core.rating.usage_rows import KEYS, UsageRows, gather
 from apicost.report import export, journal
 from apicost.report.focus.columns import VERSIONS
+from apicost.report.focus.lint import Finding
 from apicost.report.focus.rows import left_out
 from apicost.report.tables import charges, focus, summary
 from apicost.report.tables.formats import FORMATS, write
@@ -50,7 +51,8 @@ EPILOG = """examples:
   apicost export focus --month 2026-11 -c apicost.yaml --focus-version 1.4 -o focus.parquet
   apicost export journal --month 2026-11 --ledger /var/lib/apicost/ledger --prices prices.yaml -o apis.beancount
 
-exit codes: 0 written, 2 an option, configuration or price book is wrong, 3 the month has no usage"""
+exit codes: 0 written, 1 written, but FOCUS rows break a rule (each is told), 2 an option, configuration or price
+book is wrong, 3 the month has no usage"""
 
 JOURNAL = "beancount"
 _ALL = (*FORMATS, JOURNAL)
@@ -95,9 +97,9 @@ def main(argv: list[str]) -> int:
             print(f"{path}: {written:,} rows", file=sys.stderr)
         for damage in ledger.damaged:
             print(f"apicost: part of the ledger could not be read: {damage}", file=sys.stderr)
-    for note in made.notes:
+    for note in (*made.notes, *made.findings):
         print(f"apicost: {note}", file=sys.stderr)
-    return 0
+    return int(any(finding.rule.is_error for finding in made.findings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ class _Made:
     has_rows: bool = True
     count: int | None = None
     notes: tuple[str, ...] = ()
+    findings: list[Finding] = field(default_factory=list)  # what the linter says of what was written
 
 
 def _files(what: str, output: Path, asked: str | None) -> dict[str, Path]:
@@ -167,12 +170,14 @@ def _costs(ledger: Ledger, month: Period, sources: _months.Sources, options: arg
         )
     if options.what == "focus":
         version = options.focus_version or VERSIONS[0]
-        rows = focus.focus(bill, apis, version, sources.focus, api)
+        findings: list[Finding] = []
+        rows = focus.focus(bill, apis, version, sources.focus, api, findings.extend)
         notes = tuple(
             f"{count:,} charges without a price have no row in FOCUS: {what}, {why}"
             for (what, why), count in sorted(left_out(bill).items())
         )
-        return _Made(rows=rows, about=summary.of_focus(bill, version, api), has_rows=has_rows, notes=notes)
+        about = summary.of_focus(bill, version, api)
+        return _Made(rows=rows, about=about, has_rows=has_rows, notes=notes, findings=findings)
     return _Made(
         rows=of_charges, about=summary.of_bill(bill, api), has_rows=has_rows, count=of_charges.count,
         special={"csv": lambda path, seen: export.write_charges(bill, path, apis, api, seen)},

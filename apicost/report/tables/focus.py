@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pyarrow as pa
 
@@ -11,6 +11,7 @@ from apicost.report import export
 from apicost.report.export import ApiInfo
 from apicost.report.focus import columns as focus_columns
 from apicost.report.focus import rows as focus_rows
+from apicost.report.focus.lint import Finding, Linter
 from apicost.report.focus.settings import FocusSettings
 from apicost.report.tables import charges
 from apicost.report.tables.rows import Column, Kind, Rows
@@ -26,17 +27,31 @@ _FIRST = (
 
 
 def focus(
-    bill: Bill, apis: Mapping[str, ApiInfo], version: str, settings: FocusSettings, api: str | None = None
+    bill: Bill,
+    apis: Mapping[str, ApiInfo],
+    version: str,
+    settings: FocusSettings,
+    api: str | None = None,
+    told: Callable[[tuple[Finding, ...]], None] | None = None,
 ) -> Rows:
     """A bill as FOCUS has it: every charge with a cost; of one API if named.
 
+    told: called once, with what the linter says of all rows as they are written for the first time.
     Raises ValueError for a version that is not written.
     """
+    looked = told is None
 
     def pieces() -> Iterator[pa.Table]:
+        nonlocal looked
+        linter = None if looked else Linter(version, bill.total, is_csv=False)
         for piece in focus_rows.pieces(bill, apis, version, settings):
+            if linter is not None:
+                linter.feed(piece)
             keep = None if api is None else pa.array(export.keys_of(piece.rename_columns(_as_api(piece)), api))
             yield piece if keep is None else piece.filter(keep)
+        if linter is not None and told is not None:
+            looked = True
+            told(linter.finish())
 
     scale = bill.statement.book.statement_scale
     columns = tuple(_column(column, scale) for column in focus_columns.written(version))
