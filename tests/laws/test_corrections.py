@@ -198,3 +198,13 @@ def test_costs_of_another_scale_are_refused():
     fine = charges(BOOK + "rounding: {statement_scale: 3}\n", p=5)
     with pytest.raises(ValueError, match="has not 3 places"):
         corrections([charges(BOOK, p=5).charges], fine, billing_month="2026-11")
+
+
+def test_terms_are_those_of_the_month():
+    """A price that ends within the month is another term; one that ends after it is none, nor is a later price."""
+    ends = {day: BOOK.replace("2026-01-01,", f"2026-01-01, to: {day},") for day in ("2026-10-20", "2026-11-01")}
+    later = BOOK.replace('"0.003"}', '"0.003", to: 2027-01-01}, {from: 2027-01-01, mode: flat, price: "0.004"}')
+    book, within, after, next_year = (prices.parse(text) for text in (BOOK, *ends.values(), later))
+    assert not same_terms(book, within, MONTH)
+    assert same_terms(book, after, MONTH)
+    assert same_terms(book, next_year, MONTH)

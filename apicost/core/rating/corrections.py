@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -130,18 +131,18 @@ def _charges(
     columns: dict[str, Any] = {name: keys.column(name) for name in KEYS}
     columns |= {name: terms.column(name) for name in (*TERMS, *_WORDS)}
     columns |= dict(zip(TAGS, tags.of_keys(keys, book.tags).columns, strict=True))
-    said = zip(*(columns[name].to_pylist() for name in (*KEYS, *TERMS)), strict=True)
-    about = f"correction\x1f{billing_month}\x1f{now.period.name}"
-    columns["charge_id"] = [_identity_hash(about, row) for row in said]
+    about = f"correction\x1f{billing_month}\x1f{now.period.name}\x1f".encode()
+    said: Any = money.joined([_plainly(columns[name]).fill_null("\x00") for name in (*KEYS, *TERMS)], "\x1f")
+    columns["charge_id"] = [
+        hashlib.blake2b(about + row, digest_size=14).hexdigest() for row in said.cast(pa.binary()).to_pylist()
+    ]
     numbers: Any = quantity.to_pylist()
     quantities = [_plain_text(number) for number in numbers]
+    priced_by = (_plainly(columns[n]).to_pylist() for n in ("unit_price", "contracted_unit_price", "fx_rate"))
     costs = [
         None if price is None else _cost(number, price, paid, rate)
-        for number, price, paid, rate in zip(
-            quantities, *(columns[n].to_pylist() for n in ("unit_price", "contracted_unit_price", "fx_rate")),
-            strict=True,
-        )
-    ]  # fmt: skip
+        for number, price, paid, rate in zip(numbers, *priced_by, strict=True)
+    ]
     columns["quantity"] = quantities
     columns["list_cost"] = [cost and cost[0] for cost in costs]
     columns["contracted_cost"] = [cost and cost[1] for cost in costs]
@@ -158,17 +159,16 @@ def _charges(
     return pa.table(arrays, schema=wanted)
 
 
-def _identity_hash(about: str, row: Sequence[str | None]) -> str:
-    """28 hexadecimal digits: the same for the same identity, corrected month and billing month."""
-    parts = "\x1f".join("\x00" if text is None else text for text in row)
-    return hashlib.blake2b(f"{about}\x1f{parts}".encode(), digest_size=14).hexdigest()
-
-
-def _cost(quantity: str, price: str, paid: str, rate: str) -> tuple[str, str]:
+def _cost(quantity: Decimal, price: str, paid: str, rate: str) -> tuple[str, str]:
     """List and contracted cost of a quantity, exactly."""
-    converted = _EXACT.multiply(Decimal(quantity), Decimal(rate))
-    listed = _plain_text(_EXACT.multiply(converted, Decimal(price)))
-    return listed, listed if paid == price else _plain_text(_EXACT.multiply(converted, Decimal(paid)))
+    converted = quantity if rate == "1" else _EXACT.multiply(quantity, _decimal(rate))
+    listed = _plain_text(_EXACT.multiply(converted, _decimal(price)))
+    return listed, listed if paid == price else _plain_text(_EXACT.multiply(converted, _decimal(paid)))
+
+
+@functools.lru_cache(1 << 12)
+def _decimal(text: str) -> Decimal:
+    return Decimal(text)
 
 
 def _plain_text(number: Decimal) -> str:
@@ -239,6 +239,12 @@ def _typed(charges: pa.Table) -> pa.Table:
 def _text(table: pa.Table, names: Sequence[str]) -> pa.Table:
     """Some columns, all TEXT."""
     return pa.table({name: _as(table.column(name), records.TEXT) for name in names})
+
+
+def _plainly(column: Any) -> Any:
+    """A text column without its dictionary, in one piece."""
+    plain = column.cast(pa.string())
+    return plain.combine_chunks() if isinstance(plain, pa.ChunkedArray) else plain
 
 
 def _as(column: Any, wanted: pa.DataType) -> Any:
