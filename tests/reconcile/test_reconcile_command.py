@@ -210,6 +210,26 @@ def test_a_closed_month_is_compared_as_it_was_signed(folder, tmp_path, capsys):
     assert bridged(tmp_path, capsys)[0] == 0
 
 
+def test_a_closed_month_keeps_what_its_own_book_counts(folder, tmp_path, capsys):
+    """The book that closed October prices payload bytes; that of today does not. October is compared all the same."""
+    october = period.month("2026-10", "Europe/Berlin")
+    payload = {"minute_unix_s": october.start_unix_s + 86_400, "downstream_out_payload_bytes": 50 * GB}
+    make_ledger(tmp_path / "ledger", [usage([{"scope": "internet", "match_state": "matched", **payload}])])
+    then = SMALL.replace("net: {meter: bytes,", "net: {meter: bytes, byte_basis: payload,")
+    (tmp_path / "prices.yaml").write_text(then)
+    options = ["--ledger", str(tmp_path / "ledger"), "--prices", str(tmp_path / "prices.yaml")]
+    assert cli.main(["close", "2026-10", *options]) == 0
+    (tmp_path / "prices.yaml").write_text(SMALL)
+    (tmp_path / "rules.yaml").write_text(RULES)
+    write_csv(tmp_path / "bill.csv", [
+        focus(quantity="50", ChargePeriodStart="2026-10-05T00:00:00Z", BillingPeriodStart="2026-09-30T22:00:00Z",
+              BillingPeriodEnd="2026-10-31T23:00:00Z"),
+    ])  # fmt: skip
+    capsys.readouterr()
+    code, found = bridged(tmp_path, capsys, month="2026-10")
+    assert (code, found["metered"], found["rows"]) == (0, "4.50", [])
+
+
 def test_nothing_to_compare_is_too_little_data(folder, capsys):
     """A month without usage, or a bill without a line of it: 3."""
     assert run(folder, month="2025-01") == 3
