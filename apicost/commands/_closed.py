@@ -100,18 +100,35 @@ def source_of(ledger: Ledger, month: Period) -> UsageSource:
     return closed.usage_of(month.name)
 
 
-def rows_of(source: UsageSource, month: Period, book: PriceBook | None, sums: Sequence[str] = SUMS) -> UsageRows:
-    """A month's usage by key, cut where a price of the book changes."""
-    cuts = book.price_changes(month.days) if book else (0,)
-    edges = [*(month.starts[day] for day in cuts), month.end_unix_s]
+def rows_of(
+    source: UsageSource, month: Period, book: PriceBook | None, sums: Sequence[str] = SUMS, most: int | None = None
+) -> UsageRows:
+    """A month's usage by key, cut where a price of the book changes.
+
+    most: TooManyRows is raised where the ledger has more rows; None, and a closed month, is no limit.
+    """
+    cuts, edges = edges_of(month, book)
+    if most is not None and isinstance(source, Ledger):
+        return gather(source.usage(edges, KEYS, sums=sums, most=most), month, cuts)
     return gather(source.usage(edges, KEYS, sums=sums), month, cuts)
 
 
-def statement_of(source: UsageSource, month: Period, book: PriceBook, sums: Sequence[str] = SUMS) -> Statement:
-    """A month rated, also one without usage. Raises InputError where an exchange rate is missing."""
+def edges_of(month: Period, book: PriceBook | None) -> tuple[tuple[int, ...], list[int]]:
+    """The days of a month on which a price of the book changes, and the times of these and of the month's end."""
+    cuts = tuple(book.price_changes(month.days)) if book else (0,)
+    return cuts, [*(month.starts[day] for day in cuts), month.end_unix_s]
+
+
+def statement_of(
+    source: UsageSource, month: Period, book: PriceBook, sums: Sequence[str] = SUMS, most: int | None = None
+) -> Statement:
+    """A month rated, also one without usage. most: as in `rows_of`.
+
+    Raises InputError where an exchange rate is missing.
+    """
     prices.require(book, month)
     book = with_models(source, month, book)
-    rows = rows_of(source, month, book, tuple(dict.fromkeys((*sums, *columns_needed(book)))))
+    rows = rows_of(source, month, book, tuple(dict.fromkeys((*sums, *columns_needed(book)))), most)
     say(f"rating {len(rows.key):,} usage rows of {month.name} with {book.id} {book.version}")
     return rate.rate_rows(rows, book, month)
 

@@ -10,17 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+
 from apicost import config, durable
 from apicost.catalog import prices
 from apicost.commands import _closed
 from apicost.commands._closed import source_of
 from apicost.commands._terminal import error, say
+from apicost.core import records
 from apicost.core.rating import days, period
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.days import keys_needed
 from apicost.core.rating.period import Period
 from apicost.core.rating.pricebook import PriceBook
-from apicost.core.rating.statement import Statement
+from apicost.core.rating.statement import CHARGE, Statement
 from apicost.core.rating.usage_rows import SUMS, UsageRows, gather
 from apicost.report.export import ApiInfo
 from apicost.report.focus.settings import FocusSettings
@@ -125,13 +128,16 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
                      "mend what the message says") from None  # fmt: skip
 
 
-def read_rows(ledger: Ledger, month: Period, book: PriceBook | None, *, sums: Sequence[str] = SUMS) -> UsageRows | None:
+def read_rows(
+    ledger: Ledger, month: Period, book: PriceBook | None, *, sums: Sequence[str] = SUMS, most: int | None = None
+) -> UsageRows | None:
     """The month's usage by key, cut where a price of the book changes; None where there is none.
 
     sums: the columns that are asked for; `rate.sums_needed` names those that charges are made from.
+    most: TooManyRows is raised where an open month has more rows.
     """
     source = source_of(ledger, month)
-    rows = _closed.rows_of(source, month, book and _closed.with_models(source, month, book), sums)
+    rows = _closed.rows_of(source, month, book and _closed.with_models(source, month, book), sums, most)
     return rows if len(rows.key) else None
 
 
@@ -177,24 +183,31 @@ def statement_of(ledger: Ledger, month: Period, book: PriceBook, *, sums: Sequen
     return statement if len(statement.usage.key) else None
 
 
-def bill_of(ledger: Ledger, month: Period, sources: Sources, *, sums: Sequence[str] = SUMS) -> Bill | None:
+def bill_of(
+    ledger: Ledger, month: Period, sources: Sources, *, sums: Sequence[str] = SUMS, most: int | None = None
+) -> Bill | None:
     """What the month bills: its statement, and the corrections of closed months that fall to it.
 
-    A closed month is what was booked. sums: as in `read_rows`.
+    A closed month is what was booked. sums, most: as in `read_rows`.
     None where it has neither usage nor corrections. Raises InputError where an exchange rate is missing, where this
     program does not come to what was booked, or where the price book can't be held against what was.
     """
     if (closed := closed_month(ledger.folder, month.name)) is not None:
         return _closed.bill_of(closed, sums)
-    book = sources.priced
-    statement = _closed.statement_of(ledger, month, book, sums)
+    statement = _closed.statement_of(ledger, month, sources.priced, sums, most)
+    corrections = corrections_of(ledger, month, sources.priced)
+    if not len(statement.usage.key) and not len(corrections):
+        return None
+    return Bill(statement=statement, corrections=corrections)
+
+
+def corrections_of(ledger: Ledger, month: Period, book: PriceBook) -> pa.Table:
+    """The corrections of closed months that fall to an open one; columns as in CHARGE."""
     months = closed_months(ledger.folder)
     if _closed.open_month(months) != month.name:
-        return Bill(statement=statement) if len(statement.usage.key) else None
+        return records.empty(CHARGE)
     corrected = _closed.corrections(ledger, months, book)
     for name, days_gone in corrected.forgotten.items():
         print(f"apicost: the ledger knows less of {days_gone} days of {name} than when it was closed: what was booked "
               "of these days stands", file=sys.stderr)  # fmt: skip
-    if not len(statement.usage.key) and not len(corrected.rows):
-        return None
-    return Bill(statement=statement, corrections=corrected.rows)
+    return corrected.rows

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from apicost.problems import InputError, Problem
+
+_SHOWN_EVERY_S = 0.25
 
 
 def say(text: str) -> None:
@@ -21,18 +24,26 @@ def error(place: str, fact: str, effect: str, fix: str) -> InputError:
 class Progress:
     """How far a file is, on one line of a person's terminal; silent otherwise.
 
-    count: how many rows there will be; None: unknown.
+    name: what is done, such as the file's name. count: how many rows there will be; None: unknown.
     """
 
     def __init__(self, name: str, count: int | None = None) -> None:
-        self._name, self._of = name, "" if count is None else f" of {count:,}"
+        self._name, self._count = name, count
+        self._began = self._told = time.monotonic()
         self._shown = False
 
     def seen(self, rows: int) -> None:
-        """So many rows are written."""
-        if sys.stderr.isatty():
-            print(f"\rapicost: {self._name}: {rows:,}{self._of} rows", end="", file=sys.stderr, flush=True)
-            self._shown = True
+        """So many rows are done. Shown a few times a second, and when all are."""
+        now = time.monotonic()
+        if (now - self._told < _SHOWN_EVERY_S and rows != self._count) or not sys.stderr.isatty():
+            return
+        share = (
+            f" of {self._count:,} rows ({100 * rows // max(self._count, 1)} %)" if self._count is not None else " rows"
+        )
+        each_s = int(rows / max(now - self._began, 1e-3))
+        text = f"apicost: {self._name}: {rows:,}{share}, {each_s:,} rows/s"
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        self._told, self._shown = now, True
 
     def end(self) -> None:
         """Leave the line to what is said next."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apicost.commands import _closed, _months, _terminal
+from apicost.commands import _closed, _lots, _months, _terminal
 from apicost.core import records
 from apicost.core.rating import rate
 from apicost.core.rating.bill import Bill
@@ -23,7 +23,7 @@ from apicost.report.tables import charges, focus, summary
 from apicost.report.tables.formats import FORMATS, write
 from apicost.report.tables.rows import Rows
 from apicost.report.tables.xlsx import About
-from apicost.store.query import Ledger
+from apicost.store.query import Ledger, TooManyRows
 
 DESCRIPTION = """Write a month's figures as files that add up to the last cent. The same ledger gives the same bytes,
 whatever the format; a closed month's files never change.
@@ -82,11 +82,15 @@ def main(argv: list[str]) -> int:
     sources = _months.sources(options)
     book = sources.book if options.what == "usage" else sources.priced
     month = _months.month_of(options.month, book)
+    most = _lots.MOST_KEYS if list(files) == ["csv"] and options.what != "focus" else None
     with _months.open_ledger(sources.ledger) as ledger:
-        if options.what == "usage":
-            made = _usage(ledger, month, sources, options.api, options.by == "day")
-        else:
-            made = _costs(ledger, month, sources, options)
+        try:
+            if options.what == "usage":
+                made = _usage(ledger, month, sources, options.api, options.by == "day", most)
+            else:
+                made = _costs(ledger, month, sources, options, most)
+        except TooManyRows:
+            made = _in_lots(ledger, month, sources, options)
         if made is None:
             return _months.no_data(month.name, sources.ledger)
         if not made.has_rows:
@@ -152,10 +156,27 @@ def _write(made: _Made, name: str, path: Path) -> int:
         progress.end()
 
 
-def _costs(ledger: Ledger, month: Period, sources: _months.Sources, options: argparse.Namespace) -> _Made | None:
-    """What is made of the month's bill; None where there is none."""
+def _in_lots(ledger: Ledger, month: Period, sources: _months.Sources, options: argparse.Namespace) -> _Made:
+    """What is made of a month that can't be held at once."""
+    api = options.api
+    has_rows = api is None or bool(
+        ledger.usage((month.start_unix_s, month.end_unix_s), (), where={"api": api}).num_rows
+    )
+
+    def write_csv(path: Path, _: Callable[[int], None]) -> int:
+        if options.what == "usage":
+            return _lots.write_usage(ledger, month, sources.book, path, api)
+        return _lots.write_charges(ledger, month, sources, path, api)
+
+    return _Made(special={"csv": write_csv}, has_rows=has_rows)
+
+
+def _costs(
+    ledger: Ledger, month: Period, sources: _months.Sources, options: argparse.Namespace, most: int | None
+) -> _Made | None:
+    """What is made of the month's bill; None where there is none. Raises TooManyRows for more usage than `most`."""
     if options.what == "charges":
-        bill = _months.bill_of(ledger, month, sources, sums=rate.sums_needed(sources.priced))
+        bill = _months.bill_of(ledger, month, sources, sums=rate.sums_needed(sources.priced), most=most)
     else:
         bill = _months.bill_of(ledger, month, sources)
     if bill is None:
@@ -192,8 +213,10 @@ def _journal(bill: Bill, path: Path, sources: _months.Sources, api: str | None) 
                               "use a currency of capital letters, such as EUR") from None  # fmt: skip
 
 
-def _usage(ledger: Ledger, month: Period, sources: _months.Sources, api: str | None, by_day: bool) -> _Made | None:
-    """What is made of the month's usage; None where there is none."""
+def _usage(
+    ledger: Ledger, month: Period, sources: _months.Sources, api: str | None, by_day: bool, most: int | None
+) -> _Made | None:
+    """What is made of the month's usage; None where there is none. Raises TooManyRows for more than `most`."""
     lots: Callable[[], Iterator[UsageRows]]
     if by_day:
         # One day after the other, so that a month of any size fits.
@@ -203,7 +226,7 @@ def _usage(ledger: Ledger, month: Period, sources: _months.Sources, api: str | N
         def lots() -> Iterator[UsageRows]:
             return (gather(source.usage(edges, KEYS), month) for edges in itertools.pairwise(month.starts))
     else:
-        found = _months.read_rows(ledger, month, sources.book)
+        found = _months.read_rows(ledger, month, sources.book, most=most)
         if found is None:
             return None
         keys = found.keys

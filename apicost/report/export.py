@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from apicost.core import records
 from apicost.core.rating import money, tags
-from apicost.core.rating.bill import Bill
+from apicost.core.rating.bill import Bill, BillInLots
 from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import TAGS, TagRule
 from apicost.core.rating.statement import CHARGE, Statement
@@ -61,14 +61,19 @@ class ApiInfo:
 
 
 def write_charges(
-    bill: Bill, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None, seen: Seen | None = None
+    bill: Bill | BillInLots, path: Path, apis: Mapping[str, ApiInfo], api: str | None = None, seen: Seen | None = None
 ) -> int:
     """Write a month's charges and corrections, of one API if named; returns the number of rows.
 
     seen: called with the rows written so far.
     """
-    pieces = itertools.chain(_charge_pieces(bill.statement, apis, api), _correction_pieces(bill, apis, api))
-    return _write(path, CHARGE_COLUMNS, pieces, seen)
+
+    def pieces() -> Iterator[tuple[csvfile.Bytes, int]]:
+        for part in bill.parts():
+            yield from _charge_pieces(part.statement, apis, api)
+            yield from _correction_pieces(part, apis, api)
+
+    return _write(path, CHARGE_COLUMNS, pieces(), seen)
 
 
 def write_usage(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from apicost.core import meter, prompts, records
 from apicost.core.conformance.contract import Former
-from apicost.store import documented, duck, segments, shapes
+from apicost.store import documented, duck, lots, segments, shapes
 from apicost.store.catalogue import (
     DAY_S,
     MINUTE_S,
@@ -34,9 +34,9 @@ from apicost.store.catalogue import (
     lock,
 )  # fmt: skip
 from apicost.store.segments import Damage
-from apicost.store.sums import add_up
+from apicost.store.sums import TooManyRows, add_up
 
-__all__ = ["DAY_S", "KEYS", "Ledger", "LedgerError"]
+__all__ = ["DAY_S", "KEYS", "Ledger", "LedgerError", "TooManyRows"]
 
 T = TypeVar("T")
 NS_PER_S = 1_000_000_000
@@ -116,6 +116,7 @@ class Ledger:
         *,
         where: Mapping[str, str | None] | None = None,
         sums: Sequence[str] = meter.SUMS,
+        most: int | None = None,
     ) -> pa.Table:
         """Usage of a period, by buckets of time and some keys.
 
@@ -124,6 +125,7 @@ class Ledger:
         by: names of `KEYS`. where: key -> value that rows must have; None for rows without one.
         sums: columns of `records.USAGE_SUMS`; each costs time, a month of quarter hours half a second. Parts of
             them by the length of prompts (`core/prompts`) can be asked for by name.
+        most: TooManyRows is raised where the answer has more rows; see `usage_in_lots`.
 
         Returns columns as in `records.USAGE` but for the sums not asked for, then parts, sorted by key:
         `minute_unix_s` is the start of the bucket, keys not in `by` are null. Raises ValueError for edges, keys
@@ -139,9 +141,25 @@ class Ledger:
             schema = schema.append(pa.field(name, pa.int64()))
 
         def ask(paths: Sequence[Path]) -> pa.Table:
-            return add_up(paths, edges, by, where or {}, sums)
+            return add_up(paths, edges, by, where or {}, sums, most)
 
         return self._answer("usage", edges, ask, schema.empty_table())
+
+    def usage_in_lots(
+        self,
+        edges: Sequence[int],
+        by: Sequence[str],
+        folder: Path,
+        *,
+        sums: Sequence[str] = meter.SUMS,
+        seen: Callable[[int], None] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Usage of a period that is too large for `usage`: lot by lot, as `lots.split` has it."""
+
+        def ask(paths: Sequence[Path]) -> Iterator[pa.Table]:
+            return lots.split(paths, edges, by, sums, folder, seen=seen)
+
+        return self._answer("usage", edges, ask, iter(()))
 
     def completeness(self, start_unix_s: int, end_unix_s: int) -> dict[str, int]:
         """How complete the data of a period is: the sum of each metric of `records.COMPLETENESS`."""

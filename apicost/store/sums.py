@@ -51,38 +51,29 @@ def add_up(
     by: Sequence[str],
     where: Mapping[str, str | None],
     sums: Sequence[str] = meter.SUMS,
+    most: int | None = None,
 ) -> pa.Table:
     """Rows of usage files in [first edge, last edge), summed by bucket and some keys.
 
     paths: Parquet files with columns as in `records.USAGE`, text plain or dictionary-encoded.
     edges: unix seconds, ascending; a bucket from each to the next. by: the keys. where: key -> value that rows
         must have, None for rows without one. sums: columns of `records.USAGE_SUMS`, and parts of them (`core/prompts`).
+    most: TooManyRows is raised as soon as the answer has more rows than that; None is no limit.
 
     Returns columns as in `records.USAGE` but for the sums not asked for, then parts; sorted by key, dictionaries
     sorted and of values in use: `minute_unix_s` is the bucket's start, keys not in `by` are null.
     Raises OSError or pa.ArrowException for a file that can't be read, OverflowError where a sum may pass 2**63.
     """
-    texts = {name: _Texts() for name in dict.fromkeys((*by, *where))}
+    texts = {name: Texts() for name in dict.fromkeys((*by, *where))}
     chosen = [name for name in _PACKED_ORDER if name in by]
     groups = _Groups(len(chosen) + 1)
     totals = {name: _Total(name) for name in sums}
-    for file, row_groups in _pieces(paths, edges, where):
-        picked, codes = _codes(file, row_groups, edges, texts, chosen, where)
-        if not len(codes[0]):
-            continue
+    for codes, columns_of_piece in read(paths, edges, texts, chosen, where, sums):
         group = groups.numbers(codes)
-        have = set(file.schema_arrow.names)
-        own = [name for name in totals if name in have]
-        for first in range(0, len(own), COLUMNS):
-            lot = own[first : first + COLUMNS]
-            table = file.read_row_groups(row_groups, columns=lot, use_threads=False)
-            for name in lot:
-                values = _ints(table, name)
-                totals[name].add(group, values if picked is None else values[picked], len(groups))
-        for name in totals:
-            if name not in have:
-                values = _told(file, row_groups, name)
-                totals[name].add(group, values if picked is None else values[picked], len(groups))
+        if most is not None and len(groups) > most:
+            raise TooManyRows(f"usage by {len(by)} keys has more than {most:,} rows")
+        for name, values in columns_of_piece:
+            totals[name].add(group, values, len(groups))
     *of_text, bucket = groups.codes()
     ranked = {name: texts[name].ranked(code) for name, code in zip(chosen, of_text, strict=True)}
     order = np.lexsort([*(ranked[name][0] for name in reversed(meter.TEXT_KEYS) if name in ranked), bucket])
@@ -98,6 +89,45 @@ def add_up(
         columns[name] = pa.array(totals.pop(name).values(len(order))[order])
         schema = schema.append(pa.field(name, pa.int64()))
     return pa.table(columns, schema=schema)
+
+
+class TooManyRows(Exception):
+    """An answer is larger than the caller can hold: it can be had in lots (store/lots.py)."""
+
+
+def read(
+    paths: Sequence[Path],
+    edges: Sequence[int],
+    texts: Mapping[str, Texts],
+    chosen: Sequence[str],
+    where: Mapping[str, str | None],
+    sums: Sequence[str],
+) -> Iterator[tuple[list[npt.NDArray[np.integer]], Iterator[tuple[str, Ints]]]]:
+    """The rows that `add_up` adds up, a piece at a time: codes of the chosen keys and the bucket, and the sums.
+
+    texts: the values of keys so far, which grow; of `chosen` and of `where`.
+    """
+    for file, row_groups in _pieces(paths, edges, where):
+        picked, codes = _codes(file, row_groups, edges, texts, chosen, where)
+        if len(codes[0]):
+            yield codes, _sums(file, row_groups, sums, picked)
+
+
+def _sums(
+    file: pq.ParquetFile, row_groups: list[int], sums: Sequence[str], picked: Mask | None
+) -> Iterator[tuple[str, Ints]]:
+    have = set(file.schema_arrow.names)
+    own = [name for name in sums if name in have]
+    for first in range(0, len(own), COLUMNS):
+        lot = own[first : first + COLUMNS]
+        table = file.read_row_groups(row_groups, columns=lot, use_threads=False)
+        for name in lot:
+            values = _ints(table, name)
+            yield name, values if picked is None else values[picked]
+    for name in sums:
+        if name not in have:
+            values = _told(file, row_groups, name)
+            yield name, values if picked is None else values[picked]
 
 
 def _pieces(
@@ -154,7 +184,7 @@ def _codes(
     file: pq.ParquetFile,
     row_groups: list[int],
     edges: Sequence[int],
-    texts: Mapping[str, _Texts],
+    texts: Mapping[str, Texts],
     chosen: Sequence[str],
     where: Mapping[str, str | None],
 ) -> tuple[Mask | None, list[npt.NDArray[np.integer]]]:
@@ -186,7 +216,7 @@ def _ints(table: pa.Table, name: str) -> Ints:
     return records.numbers(table, name).astype(np.int64, copy=False)
 
 
-class _Texts:
+class Texts:
     """The values of one text column so far; code 0 is null."""
 
     def __init__(self) -> None:
@@ -195,6 +225,10 @@ class _Texts:
     def code(self, value: str | None) -> int:
         """-1 for a value not seen."""
         return 0 if value is None else self._codes.get(value, -1)
+
+    def values(self) -> list[str]:
+        """The values in the order of their codes, from 1 on."""
+        return list(self._codes)
 
     def codes(self, column: Any) -> npt.NDArray[np.int32]:
         """The codes of a column's rows."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from apicost.core import records
 from apicost.core.rating import money
-from apicost.core.rating.statement import CHARGE, Statement
+from apicost.core.rating.statement import CHARGE, Statement, StatementInLots
 from apicost.core.rating.usage_rows import KEYS
 
 PIECE_ROWS = 1 << 15
@@ -51,12 +51,33 @@ class Bill:
         """The month's total as text, with all its places."""
         return money.fixed(self.total_minor, self.statement.book.statement_scale)
 
+    def parts(self) -> Iterator[Bill]:
+        """The bill as one part: see `BillInLots`."""
+        yield self
+
     def pieces(self, rows: int = PIECE_ROWS) -> Iterator[pa.Table]:
         """All charges in their order, columns as in CHARGE, so many at a time."""
         for start in range(0, len(self.statement), rows):
             yield self.statement.table(start, min(start + rows, len(self.statement)))
         for start in range(0, len(self.corrections), rows):
             yield self.corrections.slice(start, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillInLots:
+    """A bill too large to be held at once. corrections: as in `Bill`."""
+
+    statement: StatementInLots
+    corrections: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.statement) + len(self.corrections)
+
+    def parts(self) -> Iterator[Bill]:
+        """Bills of some keys each, in order, made as they are asked for; the last has the corrections."""
+        for number, statement in enumerate(self.statement.parts(), 1):
+            last = number == self.statement.lots
+            yield Bill(statement=statement, corrections=self.corrections if last else self.corrections.slice(0, 0))
 
 
 def fingerprint(statement: Statement) -> str:

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 Column = npt.NDArray[Any]  # int64, or object holding Python integers
 
 INT64_MAX = (1 << 63) - 1
+_PIECE = 1 << 17  # values at a time where a column may be that of all keys of a month: 1 MB
 
 
 def product(values: Column, numerator: int, denominator: int) -> tuple[Column, Column]:
@@ -70,7 +71,7 @@ def _long_division(values: Column, numerator: int, divisor: int, limb_bits: int)
     return whole, rest
 
 
-def share(total: int, weights: Column, *, piece: int = 1 << 20) -> Column:
+def share(total: int, weights: Column, *, piece: int = _PIECE) -> Column:
     """Split an integer in proportion to `weights`; the shares sum to it exactly.
 
     What rounding down leaves over goes to the largest remainders, earliest first (Hamilton's method), so
@@ -123,12 +124,16 @@ def _share_in_pieces(total: int, weights: Column, whole_weight: int, piece: int)
 def exact_sum(values: Column) -> int:
     """The sum as a Python integer, whatever its size.
 
-    Summed in two halves of at most 32 bits each, so that up to 2**31 values can't overflow.
+    Summed in two halves of at most 32 bits each, so that no piece of values can overflow.
     """
     if values.dtype == object:
         return sum(values.tolist())
-    high, low = values >> np.int64(32), values & np.int64((1 << 32) - 1)
-    return (int(high.sum(dtype=np.int64)) << 32) + int(low.sum(dtype=np.int64))
+    total = 0
+    for start in range(0, len(values), _PIECE):
+        part = values[start : start + _PIECE]
+        high, low = part >> np.int64(32), part & np.int64((1 << 32) - 1)
+        total += (int(high.sum(dtype=np.int64)) << 32) + int(low.sum(dtype=np.int64))
+    return total
 
 
 def add_by(groups: npt.NDArray[np.integer], values: Column, size: int) -> Column:
@@ -231,13 +236,33 @@ def product_texts(values: Column, numerator: int, denominator: int) -> pa.Array:
 
     Raises ValueError for another denominator: a third has no exact decimal.
     """
-    scale, power = 0, 1
+    return products_texts([values], [(numerator, denominator)])
+
+
+def products_texts(values: Sequence[Column], ratios: Sequence[tuple[int, int]]) -> pa.Array:
+    """`product_texts` of columns one after the other, each with its own numerator and denominator."""
+    products = []
+    for column, (numerator, denominator) in zip(values, ratios, strict=True):
+        places = _places(denominator)
+        products.append((*product(column, numerator * (10**places // denominator), 10**places), places))
+    scale = max((places for *_, places in products), default=0)
+    if scale > 18 or any(column.dtype == object for *both, _ in products for column in both):
+        texts = [decimal_texts(whole, rest, places) for whole, rest, places in products]
+        return pa.concat_arrays([pa.array([], pa.string()), *texts])
+    nothing = np.zeros(0, np.int64)
+    whole = np.concatenate([nothing, *(whole for whole, _, _ in products)])
+    rest = np.concatenate([nothing, *(rest * np.int64(10 ** (scale - places)) for _, rest, places in products)])
+    return decimal_texts(whole, rest, scale)  # at once, and without the zeros that a common scale adds
+
+
+def _places(denominator: int) -> int:
+    """The decimal places of 1/denominator."""
+    places, power = 0, 1
     while power % denominator:
-        scale, power = scale + 1, power * 10
-        if scale > 200:
+        places, power = places + 1, power * 10
+        if places > 200:
             raise ValueError(f"1/{denominator} has no exact decimal")
-    whole, rest = product(values, numerator * (power // denominator), power)
-    return decimal_texts(whole, rest, scale)
+    return places
 
 
 def fixed_texts(minor: Column, scale: int) -> pa.Array:

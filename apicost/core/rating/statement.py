@@ -269,7 +269,8 @@ class Statement:
     def amounts(self, start: int, stop: int) -> tuple[dict[str, pa.Array], Ints]:
         """Quantity and costs of some charges as exact decimals, sorted by line, and the place of each charge there."""
         line = self.line[start:stop]
-        order = np.argsort(line, kind="stable")
+        few = line.astype(np.int16) if len(self.lines) < 1 << 15 else line  # sorted by its digits, ten times as fast
+        order = np.argsort(few, kind="stable")
         line, quantity = line[order], self.quantity[start:stop][order]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
@@ -346,9 +347,15 @@ class StatementInLots:
 
 def _products(values: Sequence[Ints], ratios: Sequence[tuple[int, int] | None]) -> pa.Array:
     """Each column times its ratio as exact decimal texts, one after the other; None is null."""
+    known = [(column, ratio) for column, ratio in zip(values, ratios, strict=True) if ratio is not None]
+    texts = money.products_texts([column for column, _ in known], [ratio for _, ratio in known])
+    if len(known) == len(ratios):
+        return texts
     pieces: list[pa.Array] = [pa.array([], pa.string())]
+    start = 0
     for column, ratio in zip(values, ratios, strict=True):
-        pieces.append(pa.nulls(len(column), pa.string()) if ratio is None else money.product_texts(column, *ratio))
+        pieces.append(pa.nulls(len(column), pa.string()) if ratio is None else texts.slice(start, len(column)))
+        start += len(column) if ratio is not None else 0
     return pa.concat_arrays(pieces)
 
 

@@ -116,15 +116,16 @@ class Pools:
 def steps(sku: Sku, price: Price, pools: Pools, left: Ints, consumed: Ints, month: Ints) -> Iterator[Step]:
     """The steps of one stretch of days, in order; those that take nothing are left out.
 
-    left: the stretch's quantity by key. consumed: by pool, the units of the month's priced days before the stretch.
-    month: by pool, those of all its priced days.
+    left: the stretch's quantity by key; it is overwritten. consumed: by pool, the units of the month's priced days
+        before the stretch. month: by pool, those of all its priced days.
     """
     at, end = consumed, consumed + pools.total(left)
     if sku.free:
         upto = np.minimum(end, np.maximum(at, _bounded(sku.free)))
         part = pools.take(upto - at, left)
         yield from _step(sku, pools, "free", "free", Decimal(0), sku.place, part, at, end)
-        left, at = left - part, upto
+        left, at = _less(left, part), upto
+        del part
     if price.mode == "package":
         yield from _packages(sku, price, pools, left, at, end)
         return
@@ -137,7 +138,13 @@ def steps(sku: Sku, price: Price, pools: Pools, left: Ints, consumed: Ints, mont
             upto = np.where(reached == index, end, at)
         part = pools.take(upto - at, left)
         yield from _step(sku, pools, label, str(index + 1), tier.price, tier.place or price.place, part, at, end)
-        left, at = left - part, upto
+        left, at = _less(left, part), upto
+        del part  # columns of all keys are what is large here
+
+
+def _less(left: Ints, part: Ints) -> Ints:
+    """What is left after a part: in the same place, unless the part is all of it and somebody's by now."""
+    return np.zeros(len(left), np.int64) if part is left else np.subtract(left, part, out=left)
 
 
 def _volume_tiers(sku: Sku, price: Price, month: Ints) -> Ints:

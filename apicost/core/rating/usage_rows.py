@@ -27,7 +27,7 @@ KEYS = (
 SUMS = tuple(column.name for column in records.USAGE_SUMS)
 
 Ints = npt.NDArray[np.int64]
-_LARGEST = 1 << 62
+LARGEST = 1 << 62  # no sum of a month reaches it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def gather(usage: pa.Table, period: Period, cuts: Sequence[int] | None = None) -
     for name in list(values):
         column = records.numbers(pa.table({name: values.pop(name)}), name).astype(np.int64, copy=False)
         sums[name] = money.add_by(position, column, len(cell))
-        if money.exact_sum(sums[name]) >= _LARGEST:
+        if money.exact_sum(sums[name]) >= LARGEST:
             raise OverflowError(f"usage of {period.name}: the sum of {name} passes 2**62")
     days = np.array(cuts, np.int64)
     return UsageRows(
@@ -115,7 +115,7 @@ def _number(columns: Sequence[tuple[Ints, list[str]]], rows: int) -> tuple[Ints,
     """Number rows by their key in sort order; also one row that has each key."""
     combined, size = np.zeros(rows, np.int64), 1
     for ranks, values in columns:
-        if size * (len(values) + 1) >= _LARGEST:
+        if size * (len(values) + 1) >= LARGEST:
             distinct, combined = np.unique(combined, return_inverse=True)
             size = len(distinct)
         combined = combined * (len(values) + 1) + ranks + 1
