@@ -1,6 +1,9 @@
 """Workbooks: the figures of the CSV as real numbers and dates; text in them stays text."""
 
 import csv
+import os
+import re
+import resource
 import zipfile
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from apicost.catalog import prices
 from apicost.core.rating.period import month
 from apicost.report import export
-from apicost.report.tables import charges, sheet_names, summary, xlsx
+from apicost.report.tables import charges, sheet_names, summary, xlsx, xlsx_cells, xlsx_summary
 from apicost.report.tables.rows import Column, Kind, Rows
 from tests import usage_months
 from tests.report import bills
@@ -166,9 +169,9 @@ def test_every_text_comes_back(tmp_path_factory, values):
 
 def test_a_text_that_is_too_long_shows_that_it_is_cut():
     """A cell holds 32,767 UTF-16 units: a longer text ends in an ellipsis, and no letter is halved."""
-    assert xlsx.shortened("x" * 32_767) == "x" * 32_767
-    assert xlsx.shortened("x" * 32_768) == "x" * 32_766 + "…"
-    cut = xlsx.shortened("a" + "😀" * 20_000)
+    assert xlsx_cells.shortened("x" * 32_767) == "x" * 32_767
+    assert xlsx_cells.shortened("x" * 32_768) == "x" * 32_766 + "…"
+    cut = xlsx_cells.shortened("a" + "😀" * 20_000)
     assert cut == "a" + "😀" * 16_382 + "…" and len(cut.encode("utf-16-le")) <= 2 * 32_767
 
 
@@ -179,7 +182,7 @@ def test_a_text_that_is_too_long_shows_that_it_is_cut():
 )  # fmt: skip
 def test_digits_beyond_fifteen_are_told(text, exact, tmp_path):
     """A number that a spreadsheet can't hold is the nearest one, and all its digits are text beside it."""
-    assert xlsx.is_exact(text) is exact
+    assert xlsx_cells.is_exact(text) is exact
     xlsx.write(bills.text_rows([text]), tmp_path / "a.xlsx", unseen, ABOUT)
     _, row = openpyxl.load_workbook(tmp_path / "a.xlsx").worksheets[1].iter_rows(values_only=True)
     assert row[0] == float(text) and row[1] == (None if exact else f"list_cost={text}")
@@ -189,17 +192,17 @@ def test_digits_beyond_fifteen_are_told(text, exact, tmp_path):
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=20))
 @settings(max_examples=200)
 def test_a_number_or_its_exact_digits_are_the_amount(value):
-    """What is_exact lets pass is held by a double: 15 digits come back from it."""
+    """What is_exact lets pass is held by a double: its 15 digits come back."""
     text = format(value, "f")
-    stored = f"{float(text):.16G}"  # what XlsxWriter writes of a number
-    assert not xlsx.is_exact(text) or Decimal(repr(float(stored))) == value
+    assert not xlsx_cells.is_exact(text) or Decimal(f"{float(text):.15g}") == value
 
 
 def test_what_is_not_zero_does_not_look_like_it():
-    """An amount below its column's places is shown with those that it needs."""
-    shown = {text: xlsx.places_of(text, 6)[0] for text in ("0", "0.5", "0.0000004", "-0.00000000012", "12.0000001")}
-    assert shown == {"0": 6, "0.5": 6, "0.0000004": 7, "-0.00000000012": 10, "12.0000001": 6}
-    assert xlsx.places_of("0.250", None)[0] == 2 and xlsx.places_of("7", None)[0] == 0
+    """An amount below its column's places is shown with those that it needs; no last zeros where none are asked for."""
+    texts = pa.array(["0", "0.5", "0.0000004", "-0.00000000012", "12.0000001", "0.0000000", None])
+    assert xlsx_cells.shown_places(texts, 6).tolist() == [6, 6, 7, 10, 6, 6, 6]
+    assert xlsx_cells.shown_places(pa.array(["0.4", "0.9", "3", "0"]), 0).tolist() == [1, 1, 0, 0]
+    assert xlsx_cells.shown_places(pa.array(["0.250", "7", "100", "1.0", None]), None).tolist() == [2, 0, 0, 0, 0]
 
 
 def test_more_rows_than_a_sheet_holds_continue_on_another(tmp_path):
@@ -208,7 +211,7 @@ def test_more_rows_than_a_sheet_holds_continue_on_another(tmp_path):
 
     def blocks(parts, sum_of):
         made["number"] = sum_of(parts[0], "n")
-        return (xlsx.Block(title="Sums", rows=[("all", made["number"])]),)
+        return (xlsx_summary.Block(title="Sums", rows=[("all", made["number"])]),)
 
     about = xlsx.About(title="Test", dated=datetime(2026, 12, 1), blocks=blocks)  # noqa: DTZ001
     assert xlsx.write(text_rows(["it's"] * 10, split=True), tmp_path / "a.xlsx", unseen, about, rows_max=5) == 10
@@ -219,14 +222,18 @@ def test_more_rows_than_a_sheet_holds_continue_on_another(tmp_path):
     assert made["number"].formula == "=SUM('it''s'!B2:B5,'it''s (2)'!B2:B5,'it''s (3)'!B2:B3)"
 
 
-def test_many_apis_share_a_sheet_at_the_end(tmp_path, monkeypatch):
-    """Beyond the bound on sheets, APIs share one; no row is lost."""
-    monkeypatch.setattr(xlsx, "OWN_SHEETS", 3)
-    names = [f"api{number}" for number in range(6)]
-    xlsx.write(text_rows(names, split=True), tmp_path / "a.xlsx", unseen, ABOUT)
-    book = openpyxl.load_workbook(tmp_path / "a.xlsx")
-    assert book.sheetnames == ["Summary", "api0", "api1", "api2", "(more)"]
-    assert [row["consumer"] for row in table_of(book["(more)"])] == names[3:]
+def test_each_of_many_apis_has_its_sheet(tmp_path):
+    """As many sheets as there are APIs, more than the process may have open files."""
+    names = [f"api{number:02}" for number in range(80)]
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, allowed[1]))
+    try:
+        xlsx.write(text_rows(names, split=True), tmp_path / "a.xlsx", unseen, ABOUT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as archive:
+        assert re.findall(r'<sheet name="(api\d+)"', archive.read("xl/workbook.xml").decode()) == names
+        assert b">api79<" in archive.read("xl/worksheets/sheet81.xml")
 
 
 def test_rows_of_one_api_that_lie_apart_are_on_one_sheet(tmp_path):

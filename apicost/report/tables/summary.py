@@ -19,7 +19,8 @@ from apicost.core.rating import money
 from apicost.core.rating.bill import Bill, minor_of
 from apicost.core.rating.period import Period
 from apicost.report import export
-from apicost.report.tables.xlsx import About, Block, Cell, Number, Part
+from apicost.report.tables.xlsx import About, Part
+from apicost.report.tables.xlsx_summary import Block, Cell, Number
 
 NO_API = "(no API)"
 _NO_SKU = "(no SKU)"
