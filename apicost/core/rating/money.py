@@ -184,19 +184,20 @@ def round_tree(
     count = len(whole)
     if count == 0:
         return np.zeros(0, np.int64)
-    wide = rest.dtype == object or exact_sum(rest) > INT64_MAX
-    rest = rest.astype(object) if wide else rest
-    amount: Column = np.array([total] if roots is None else total, object if wide else np.int64)
+    if rest.dtype == object or exact_sum(rest) > INT64_MAX or exact_sum(whole) > INT64_MAX:
+        whole, rest = whole.astype(object), rest.astype(object)
+    amount: Column = np.array([total] if roots is None else total, whole.dtype)
     parent_of_row: npt.NDArray[np.integer] = np.zeros(count, np.int32) if roots is None else roots
     for level in itertools.chain(levels, [None]):
         if level is None:  # each row is a node: nothing to add up, and no copies of what is largest
             node_whole, node_rest, parent = whole, rest, parent_of_row
         else:
-            nodes = int(level[-1]) + 1
-            carried, node_rest = _divmod(add_by(level, rest, nodes), divisor)
-            node_whole = add_by(level, whole, nodes) + carried
-            parent = parent_of_row[np.searchsorted(level, np.arange(nodes))]
-        left = amount - add_by(parent, node_whole, len(amount))
+            first = np.searchsorted(level, np.arange(int(level[-1]) + 1))
+            carried, node_rest = _divmod(np.add.reduceat(rest, first), divisor)
+            node_whole = np.add.reduceat(whole, first) + carried
+            parent = parent_of_row[first]
+        first = np.searchsorted(parent, np.arange(len(amount)))
+        left = amount - np.add.reduceat(node_whole, first)
         amount = node_whole
         # Most nodes share out nothing beyond whole numbers. Of the others, the children by remainder: stable sorts
         # keep the earlier of equal ones first; lexsort's last key is its first.
@@ -204,7 +205,7 @@ def round_tree(
         if len(some):
             of_some = parent[some]
             order = np.lexsort((_ranks(-node_rest[some]), of_some))
-            place = np.arange(len(some)) - np.searchsorted(of_some, of_some)  # sorted or not: parents are adjacent
+            place = np.arange(len(some)) - np.searchsorted(of_some, of_some)
             amount = amount.copy()
             amount[some[order]] += place < left[of_some]
         if level is not None:

@@ -223,10 +223,10 @@ class Statement:
 
     def key_ids(self, keys: pa.Table) -> pa.Array:
         """The second part of a charge's identity, by key."""
-        prefix = f"{self.period.name}\x1f".encode()
+        begun = hashlib.blake2b(f"{self.period.name}\x1f".encode(), digest_size=_KEY_BYTES)
         joined: Any = money.joined([_texts(keys, name).fill_null("\x00") for name in KEYS], "\x1f").cast(pa.binary())
         names: list[bytes] = joined.to_pylist()
-        digests = [hashlib.blake2b(prefix + name, digest_size=_KEY_BYTES).digest() for name in names]
+        digests = [_digest(begun, name) for name in names]
         ends: Any = np.arange(len(names) + 1, dtype=np.int32) * np.int32(2 * _KEY_BYTES)
         texts = b"".join(digests).hex().encode()
         return pa.StringArray.from_buffers(len(names), pa.py_buffer(ends), pa.py_buffer(texts))
@@ -357,6 +357,13 @@ def _products(values: Sequence[Ints], ratios: Sequence[tuple[int, int] | None]) 
         pieces.append(pa.nulls(len(column), pa.string()) if ratio is None else texts.slice(start, len(column)))
         start += len(column) if ratio is not None else 0
     return pa.concat_arrays(pieces)
+
+
+def _digest(begun: Any, more: bytes) -> bytes:
+    """A hash gone on with; a copy of one that is begun takes half the time of a new one."""
+    digest = begun.copy()
+    digest.update(more)
+    return bytes(digest.digest())
 
 
 def _texts(table: pa.Table, name: str) -> Any:

@@ -79,7 +79,10 @@ def gather(usage: pa.Table, period: Period, cuts: Sequence[int] | None = None) -
     keys = [records.text(ranks[first_row], values) for ranks, values in columns]
     values = {name: usage.column(name) for name in usage.column_names if name in SUMS or prompts.is_part(name)}
     del usage, columns, minute
-    cell, position = np.unique(key * len(cuts) + stretch, return_inverse=True)
+    if len(cuts) == 1:
+        cell, position = np.arange(len(first_row)), key
+    else:
+        cell, position = np.unique(key * len(cuts) + stretch, return_inverse=True)
     sums = {}
     for name in list(values):
         column = records.numbers(pa.table({name: values.pop(name)}), name).astype(np.int64, copy=False)
