@@ -66,13 +66,14 @@ def statement(month: str = "2026-10", *, version: str = "1", price: str = "0.000
 
 
 def corrections(old: Statement, new: Statement, billing_month: str) -> pa.Table:
-    """Old charges back, new ones instead: those of the flat price of calls, and some of a share and a package."""
+    """Old charges back, new ones instead: those of calls, some of a share and a package, and what has no price."""
     rows = []
     for found, sign in ((old, "-"), (new, "")):
         charges = found.charges
         texts = [charges.column(name).cast(pa.string()) for name in ("sku", "tier")]
         picked = pc.or_(pc.equal(texts[0], "call"), pc.is_in(texts[1], pa.array(["package", "share by calls", "free"])))
-        for row in charges.filter(pc.fill_null(picked, False)).to_pylist():
+        picked = pc.or_(pc.fill_null(picked, False), pc.is_null(texts[0]))  # what has no SKU has no price
+        for row in charges.filter(picked).to_pylist():
             for name in ("quantity", "list_cost", "contracted_cost", "billed_cost"):
                 if sign and row[name] is not None and float(row[name]):
                     row[name] = sign + row[name]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -426,3 +428,12 @@ def test_hashes_tell_texts_apart(texts):
 def test_units_have_focus_form(unit, good_):
     """Sizes as abbreviations, counts and times as plurals, whole numbers before them."""
     assert is_unit(unit) == good_
+
+
+def test_the_docs_list_every_rule_and_every_column():
+    """docs/focus.md has the rules with their level, and the columns of both versions, in their order."""
+    text = (Path(__file__).parents[2] / "docs/focus.md").read_text()
+    listed = re.findall(r"^\| `([a-z-]+)` \| (error|warning) \| (.*) \|$", text, re.MULTILINE)
+    assert listed == [(r.id, "error" if r.is_error else "warning", r.meaning) for r in RULES.values()]
+    named = re.findall(r"^\| `((?:x_)?[A-Z]\w+)` \|", text, re.MULTILINE)
+    assert named == [column.name for column in columns.WRITTEN]

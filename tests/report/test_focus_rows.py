@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from fractions import Fraction
 
@@ -12,7 +13,8 @@ import pytest
 from apicost.catalog import prices
 from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
-from apicost.report.focus import rows
+from apicost.report.export import ApiInfo
+from apicost.report.focus import columns, rows
 from apicost.report.focus.settings import FocusSettings
 from tests.report import focus_months
 from tests.usage_months import usage
@@ -79,7 +81,7 @@ def test_periods_are_those_of_the_books_time_zone(found):
 
 def test_consumption_of_packages_is_what_was_used(bill, found):
     """ConsumedQuantity of a SKU's rows is the usage it counted, packages and free units included, and nothing else."""
-    used = defaultdict(Fraction)
+    used, corrected = defaultdict(Fraction), set()
     for row in found:
         assert (row["ConsumedQuantity"] is None) == (row["ConsumedUnit"] is None)
         if row["ChargeCategory"] != "Usage":
@@ -88,6 +90,11 @@ def test_consumption_of_packages_is_what_was_used(bill, found):
             used[row["SkuId"], row["ConsumedUnit"]] += Fraction(row["ConsumedQuantity"])
         elif row["x_Tier"] == "package":
             assert row["ConsumedQuantity"] is None
+        else:
+            factor = 1000 if row["PricingUnit"].startswith("1000 ") else 1
+            assert Fraction(row["ConsumedQuantity"]) == Fraction(row["PricingQuantity"]) * factor
+            corrected.add((row["PricingUnit"], row["ConsumedUnit"]))
+    assert {("1000 Requests", "Requests"), ("Requests", "Requests"), ("GB", "GB")} <= corrected
     lot = bill.statement.usage
     keys = lot.keys.take(lot.key).to_pylist()
     expected = Counter()
@@ -148,13 +155,18 @@ def test_shares_of_a_shared_cost_are_one_origin_charge(bill):
     assert json.loads(shop["AllocatedTags"])["team"] == "shop" and shop["Tags"] is None
 
 
-def test_tags_are_flat_and_keep_every_character(found):
+def test_tags_are_flat_and_keep_every_character(bill, found):
     """Owner, team and cost centre by the book's rules, before those of the API; any text survives."""
     tags = {(row["x_Api"], row["x_Consumer"]): row["Tags"] for row in found if row["ChargeCategory"] == "Usage"}
     assert json.loads(tags["shop", "acme"]) == {
         "env": "prod", "owner": "ann@acme.example", "team": "shop", "tier": "gold, 1",
     }  # fmt: skip
     assert json.loads(tags["shop", "partner-x"])["team"] == "partners"
+    apis = {"chat": ApiInfo(team="labs", tags={"team": "nobody", "cost_center": "1"})}
+    by_consumer = {row["x_Consumer"]: row["Tags"] for piece in rows.pieces(bill, apis) for row in piece.to_pylist()
+                   if row["x_Api"] == "chat"}  # fmt: skip
+    assert json.loads(by_consumer["acme"]) == {"cost_center": "1", "team": "labs"}
+    assert json.loads(by_consumer["partner-x"]) == {"cost_center": "4711", "team": "partners"}
     assert json.loads(tags["billing", "acme"]) == {'say "hi"': "ja\tso", "team": "finance"}
     assert tags["chat", "acme"] is None
 
@@ -217,6 +229,14 @@ def test_an_empty_bill_has_columns_and_no_rows():
     bill = Bill(statement=rate.rate(usage([]), book, when))
     for version in VERSIONS:
         assert sum(len(piece) for piece in rows.pieces(bill, {}, version)) == 0
+
+
+def test_numbers_are_plain_and_have_a_point(found):
+    """A whole number ends in .0, so that no reader takes its column for integers; none has an exponent or a plus."""
+    for row in found:
+        for column in columns.WRITTEN:
+            if column.is_decimal and row.get(column.name) is not None:
+                assert re.fullmatch(r"-?(0|[1-9][0-9]*)[.][0-9]+", row[column.name]), column
 
 
 def test_texts_are_strings_in_arrow(bill):

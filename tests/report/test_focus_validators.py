@@ -52,7 +52,8 @@ def official(files, tmp_path_factory):
     faults = {
         (at, "ListCost"): rows[at - 1]["ListCost"][:11],
         (at + 1, "Tags"): '{"team":{"name":"shop"}}',
-        (at + 2, "BilledCost"): "",
+        (at + 2, "ChargePeriodStart"): "2026-10-01T00:00:00+02:00",
+        (at + 3, "BilledCost"): "",
     }  # fmt: skip
     bad = spoilt(files["focus-1.2-every-kind"], tmp_path_factory.mktemp("bad") / "bad.csv", faults)
     given = {"every-kind": files["focus-1.2-every-kind"], "bad": bad}
@@ -70,7 +71,7 @@ def test_the_official_validator_accepts_1_2(official):
 
 
 def test_the_linter_names_what_the_official_validator_passes(official):
-    """A cost with its last digits cut and nested tags pass there, no billed cost does not; here none does."""
+    """A cost cut short, nested tags and a time with an offset pass there, no billed cost does not; here none does."""
     results, bad, faults = official
     failed = focus_check.failed(results["bad"])
     assert "BilledCost-C-003-M" in failed and {rule.split("-")[0] for rule in failed} <= {"BilledCost", "CostAndUsage"}

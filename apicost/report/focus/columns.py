@@ -2,7 +2,7 @@
 
 Rules of this file:
 - Columns of the standard come in alphabetical order, those of our own (x_) after them.
-- A column that has no value in any row is left out, but for those that validators want to see.
+- A file has all columns of its version, whether they have a value or not.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rules of this file:
 - An error is what a reader of the file gets wrong figures from, or what a validator refuses; all else is a warning.
-- Rules marked with * are passed by the validators of FOCUS 1.2 and 1.4 that this project runs (docs/focus.md).
+- docs/focus.md lists them all, and says which of them the validators that this project runs let pass.
 """
 
 from __future__ import annotations
