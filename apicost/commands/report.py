@@ -14,10 +14,10 @@ from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period
 from apicost.core.rating.rate import WIRE_BYTES
 from apicost.core.rating.statement import Statement
-from apicost.core.rating.usage_rows import UsageRows, gather
+from apicost.core.rating.usage_rows import SUMS, UsageRows, gather
 from apicost.problems import InputError
-from apicost.report import csvfile, export, monthly, pdf, render, words
-from apicost.report.before import Before, before_of
+from apicost.report import before, csvfile, export, monthly, pdf, render, words
+from apicost.report.before import Before
 from apicost.report.conformance import page
 from apicost.report.conformance.formats import render as render_findings
 from apicost.report.conformance.outcome import Outcome, as_data
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     month = _months.month_of(options.month, book)
     with _months.open_ledger(sources.ledger) as ledger:
         # The month before first: nothing of it but what is compared is kept.
-        before = _before(ledger, month, sources, options.api)
+        compared = _before(ledger, month, sources, options.api)
         bill = _months.bill_of(ledger, month, sources)
         if bill is None:
             return _months.no_data(month.name, sources.ledger)
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
             daily,
             apis=sources.apis,
             completeness=_months.completeness(ledger, month) or None,
-            before=before,
+            before=compared,
             damaged=[str(damage) for damage in ledger.damaged],
             api=options.api,
             complete_days=complete,
@@ -114,7 +114,9 @@ def _before(ledger: Ledger, month: Period, sources: _months.Sources, api: str | 
               file=sys.stderr)  # fmt: skip
         return None
     try:
-        bill = _months.bill_of(ledger, earlier, sources)
+        # A closed month's book may ask for other sums than this one: there all are read, and they are few.
+        sums = SUMS if closed[1] else before.sums_needed(book)
+        bill = _months.bill_of(ledger, earlier, sources, sums=sums)
     except InputError as failure:  # this month's cost can be told without the other
         print(f"apicost: not compared with {earlier.name}:\n{failure}", file=sys.stderr)
         return None
@@ -125,7 +127,7 @@ def _before(ledger: Ledger, month: Period, sources: _months.Sources, api: str | 
         print(f"apicost: not compared with {earlier.name}: it was billed in {then.currency} with "
               f"{then.statement_scale} places", file=sys.stderr)  # fmt: skip
         return None
-    return before_of(bill, book, sources.apis, api)
+    return before.before_of(bill, book, sources.apis, api)
 
 
 def _earlier(month: Period) -> Period:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from apicost.core.rating import money
+from apicost.core.rating import money, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.statement import UNALLOCATED
-from apicost.report import cells, movers
+from apicost.report import cells, movers, overhead
 from apicost.report.breakdown import CLIENT_BYTES, billed_by
 from apicost.report.cells import Cell, CellKey, Conditions
 from apicost.report.corrections import corrections_of
@@ -56,6 +56,11 @@ class Before:
     spend: Spend
     prices: Prices
     conditions: Conditions
+
+
+def sums_needed(book: PriceBook) -> tuple[str, ...]:
+    """The sums of usage that the month before is rated and compared by: two thirds of all."""
+    return tuple(dict.fromkeys((*rate.sums_needed(book), "calls", *CLIENT_BYTES, *overhead.sums_needed(book))))
 
 
 def before_of(bill: Bill, this: PriceBook, apis: Mapping[str, ApiInfo], api: str | None = None) -> Before:

@@ -18,6 +18,7 @@ import numpy as np
 
 from apicost.core import records
 from apicost.core.rating import money
+from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.rate import WIRE_BYTES, picks
 from apicost.report.part import Part
 
@@ -41,6 +42,20 @@ class WireCost:
     @property
     def overhead_minor(self) -> int:
         return self.billed_minor - self.parts[0]
+
+
+def sums_needed(book: PriceBook) -> tuple[str, ...]:
+    """The sums of usage that the cost of the wire is cut by."""
+    legs = sorted({name.split("_")[0] for sku in book.skus for name in sku.columns if name in WIRE_BYTES})
+    both = ("wire", "payload", "app")
+    return tuple(
+        name
+        for leg in legs
+        for name in (
+            *(f"{leg}_{way}_{kind}_bytes" for way in ("in", "out") for kind in both),
+            f"{leg}_resent_bytes", f"{leg}_overhead_bytes",
+        )
+    )  # fmt: skip
 
 
 def wire_costs(part: Part) -> tuple[WireCost, ...]:
@@ -74,6 +89,8 @@ def _kinds(part: Part, rows: np.ndarray, columns: Sequence[str]) -> list[Fractio
 
     found = [Fraction()] * len(KINDS)
     for leg in records.LEGS:
+        if not any(name.startswith(leg) for name in columns):
+            continue
         beside = {way: _beside(*(total(f"{leg}_{way}_{kind}_bytes") for kind in ("wire", "payload", "app")))
                   for way in ("in", "out")}  # fmt: skip
         rest = sum(extra for _, _, extra in beside.values())

@@ -47,9 +47,9 @@ class Part:
         self.listed = [line.list_ratio() if line.price is not None else (0, 1) for line in statement.lines]
 
     @cached_property
-    def of_line(self) -> list[Ints]:
+    def of_line(self) -> list[npt.NDArray[np.int32]]:
         """By line, the positions of this part's charges."""
-        picked = np.flatnonzero(self.charges)
+        picked = np.flatnonzero(self.charges).astype(np.int32)  # a million charges, kept as long as the part is
         lines = self.statement.line[picked]
         order = picked[np.argsort(lines, kind="stable")]
         counts = np.bincount(lines, minlength=len(self.statement.lines))
