@@ -25,8 +25,7 @@ from apicost.commands._terminal import error, say
 from apicost.core import records
 from apicost.core.rating import corrections as core
 from apicost.core.rating import models, period, rate
-from apicost.core.rating.bill import PIECE_ROWS, Bill, fingerprint
-from apicost.core.rating.external import columns_needed
+from apicost.core.rating.bill import Bill, fingerprint
 from apicost.core.rating.models import NO_MODELS, ModelPrices
 from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import FxRate, PriceBook
@@ -128,7 +127,7 @@ def statement_of(
     """
     prices.require(book, month)
     book = with_models(source, month, book)
-    rows = rows_of(source, month, book, tuple(dict.fromkeys((*sums, *columns_needed(book)))), most)
+    rows = rows_of(source, month, book, tuple(dict.fromkeys((*sums, *rate.sums_needed(book)))), most)
     say(f"rating {len(rows.key):,} usage rows of {month.name} with {book.id} {book.version}")
     return rate.rate_rows(rows, book, month)
 
@@ -156,22 +155,22 @@ def booked_corrections(closed: ClosedMonth) -> pa.Table:
     """The corrections of earlier months that a closed month bears, columns as in CHARGE."""
     if not closed.manifest["totals"]["rows"]["corrections"]:
         return records.empty(CHARGE)
-    return _of_class(closed.charges(), CORRECTION)
+    return closed.charges(of_class=CORRECTION)
 
 
 def differences(statement: Statement, closed: ClosedMonth) -> list[str]:
     """Where a statement's charges are not those that were booked, each as a sentence; none is good."""
     have = [name for name in records.schema(CHARGE).names if name in closed.columns()]
-    frozen = _of_class(closed.charges(), None).select(have)
-    if len(frozen) != len(statement):
-        return [f"{len(statement)} charges, not {len(frozen)}"]
-    found = []
-    for start in range(0, len(frozen), PIECE_ROWS):
-        piece = statement.table(start, min(start + PIECE_ROWS, len(frozen))).select(have)
-        found += unequal(piece, frozen.slice(start, len(piece)))
+    found: list[str] = []
+    at = 0
+    for piece in closed.pieces(have):
+        then = _without_class(piece)
+        now = statement.table(at, min(at + len(then), len(statement))).select(have)
+        found += unequal(now, then)
+        at += len(then)
         if len(found) > 3:
             return [*found[:3], "and more"]
-    return found
+    return found if at == len(statement) else [*found, f"{len(statement)} charges, not {at}"]
 
 
 def unequal(now: pa.Table, then: pa.Table) -> list[str]:
@@ -188,11 +187,9 @@ def unequal(now: pa.Table, then: pa.Table) -> list[str]:
     return found
 
 
-def _of_class(charges: pa.Table, wanted: str | None) -> pa.Table:
-    """The charges of a class; None: those without one."""
-    codes, values = records.codes(charges, "charge_class")
-    is_correction = codes == values.index(CORRECTION) if CORRECTION in values else np.zeros(len(codes), np.bool_)
-    return charges.filter(pa.array(is_correction if wanted == CORRECTION else ~is_correction))
+def _without_class(charges: pa.Table) -> pa.Table:
+    """The charges that are no corrections."""
+    return charges.filter(pc.is_null(charges.column("charge_class").cast(pa.string())))
 
 
 # -- corrections -----------------------------------------------------------------------------------------------
@@ -276,17 +273,17 @@ def present_usage(ledger: Ledger, month: Period, known: ClosedMonth) -> tuple[Us
 def booked(months: Sequence[ClosedMonth], closed: ClosedMonth) -> Iterator[pa.Table]:
     """What was booked of a closed month: its own charges, and corrections of it in later closed months."""
     needed = (*core.NEEDED, "charge_class")
-    yield _of_class(closed.charges(needed), None)
+    yield _without_class(closed.charges(needed))
     for later in months:
         if later.month > closed.month and later.manifest["totals"]["rows"]["corrections"]:
-            yield about(_of_class(later.charges(needed), CORRECTION), month_of(closed))
+            yield about(later.charges(needed, of_class=CORRECTION), month_of(closed))
 
 
 def charges_about(closed: ClosedMonth, corrected: ClosedMonth) -> pa.Table:
     """What a closed month billed of another or of itself, columns as in CHARGE."""
     if closed.month == corrected.month:
-        return _of_class(closed.charges(), None)
-    return about(_of_class(closed.charges(), CORRECTION), month_of(corrected))
+        return _without_class(closed.charges())
+    return about(closed.charges(of_class=CORRECTION), month_of(corrected))
 
 
 def corrected_from(

@@ -199,29 +199,58 @@ class ClosedMonth:
         """What identifies the ledger's segments that usage of a month was read from."""
         return str(self.manifest["usage"][month]["segments_sha256"])
 
-    def charges(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def charges(self, columns: Sequence[str] | None = None, *, of_class: str | None = None) -> pa.Table:
         """The rows of the bill, columns as in CHARGE; those that came to CHARGE after the closing are null.
 
-        Raises LedgerError where the file can't be read.
+        of_class: only those with this `charge_class`. Raises LedgerError where the file can't be read.
         """
-        wanted = records.schema([c for c in CHARGE if columns is None or c.name in columns])
+        wanted = _wanted(columns)
+        texts = [field.name for field in wanted if field.type == records.TEXT]
+        chosen: Any = None if of_class is None else [("charge_class", "=", of_class)]
+        with self._readable():
+            have = self.columns()
+            found = pq.read_table(
+                self.folder / CHARGES, columns=[n for n in wanted.names if n in have], read_dictionary=texts,
+                filters=chosen,
+            )  # fmt: skip
+        return _typed(found, wanted)
+
+    def pieces(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The same some ten thousand rows at a time, in their order."""
+        wanted = _wanted(columns)
+        texts = [field.name for field in wanted if field.type == records.TEXT]
+        with self._readable(), pq.ParquetFile(self.folder / CHARGES, read_dictionary=texts) as file:
+            have = [name for name in wanted.names if name in file.schema_arrow.names]
+            for number in range(file.num_row_groups):
+                yield _typed(file.read_row_group(number, columns=have), wanted)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
         path = self.folder / CHARGES
         try:
-            have = pq.read_schema(path).names
-            texts = [field.name for field in wanted if field.type == records.TEXT]
-            found = pq.read_table(path, columns=[n for n in wanted.names if n in have], read_dictionary=texts)
+            yield
         except (OSError, pa.ArrowException) as failure:
             raise LedgerError(f"{path}: this file of a closed month can't be read: {failure}; put it back from a "
                               "backup of the ledger's folder") from None  # fmt: skip
-        arrays = [
-            found.column(field.name).cast(field.type) if field.name in have else pa.nulls(len(found), field.type)
-            for field in wanted
-        ]
-        return pa.table(arrays, schema=wanted)
 
     def columns(self) -> tuple[str, ...]:
         """The columns that the frozen charges have."""
         return tuple(pq.read_schema(self.folder / CHARGES).names)
+
+
+def _wanted(columns: Sequence[str] | None) -> pa.Schema:
+    return records.schema([column for column in CHARGE if columns is None or column.name in columns])
+
+
+def _typed(found: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Charges as they are wanted: columns that were not there are null."""
+    arrays = [
+        found.column(field.name).cast(field.type)
+        if field.name in found.column_names
+        else pa.nulls(len(found), field.type)
+        for field in wanted
+    ]
+    return pa.table(arrays, schema=wanted)
 
 
 def usage_name(month: str, closed: str) -> str:

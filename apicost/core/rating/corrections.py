@@ -40,8 +40,8 @@ TERMS = (
 _WORDS = ("reason", "charge_category", "pricing_category")  # said of the terms, and no part of the identity
 NEEDED = (*KEYS, *TERMS, *_WORDS, "quantity", "billed_cost")  # the columns that booked charges must have
 
-# Quantities have 30 places (GiB) and 19 digits before the point at most.
-_QUANTITY = pa.decimal256(76, 40)
+# Quantities have 19 digits before the point at most, and places by their unit: 30 in GiB, else few.
+_FEW_PLACES, _ALL_PLACES = pa.decimal128(38, 18), pa.decimal256(76, 40)
 _EXACT = Context(prec=400, traps=[Inexact])
 _LARGEST = 1 << 62
 
@@ -69,7 +69,11 @@ def corrections(booked: Sequence[pa.Table], now: Statement, *, billing_month: st
     key_id, term_id = _numbers(keys, KEYS), _numbers(terms, TERMS)
     width = int(term_id.max(initial=0)) + 1
     _, first, group = _unique(key_id[key] * width + term_id[term])
-    quantity = _sums(group, len(first), [_quantities(now), pc.negate(_decimals(before.column("quantity")))])
+    texts = [_quantities(now), before.column("quantity").combine_chunks()]
+    try:
+        quantity = _sums(group, len(first), texts, _FEW_PLACES)
+    except pa.ArrowInvalid:
+        quantity = _sums(group, len(first), texts, _ALL_PLACES)
     billed_before = _minor(before.column("billed_cost"), scale)
     billed = money.add_by(group, np.concatenate([now.billed_minor.astype(np.int64), -billed_before]), len(first))
     changed = np.flatnonzero(_not_zero(quantity) | (billed != 0))
@@ -195,34 +199,33 @@ def _whole(texts: Any) -> Ints:
 
 
 def _quantities(now: Statement) -> pa.Array:
-    """Quantities of a statement's charges in their pricing units."""
+    """Quantities of a statement's charges in their pricing units, as text."""
     order = np.argsort(now.line, kind="stable")
     ends = np.searchsorted(now.line[order], np.arange(len(now.lines) + 1))
     pieces = [
-        _decimals(money.product_texts(now.quantity[order[start:end]], 1, line.unit_base))
+        money.product_texts(now.quantity[order[start:end]], 1, line.unit_base)
         for line, start, end in zip(now.lines, ends[:-1], ends[1:], strict=True)
     ]
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
-    return pa.concat_arrays([pa.array([], _QUANTITY), *pieces]).take(_at(back))
+    return pa.concat_arrays([pa.array([], pa.string()), *pieces]).take(_at(back))
 
 
-def _decimals(texts: Any) -> pa.Array:
-    """Exact decimals of plain texts. Raises pa.ArrowInvalid for one with more places than any unit has."""
-    column = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    return column.cast(pa.string()).cast(_QUANTITY)
+def _sums(group: Ints, count: int, texts: Sequence[pa.Array], wide: pa.DataType) -> pa.Array:
+    """What is now less what was booked by group number, in the order of the groups; every group has a row.
 
-
-def _sums(group: Ints, count: int, parts: Sequence[pa.Array]) -> pa.Array:
-    """Sums by group number, in the order of the groups; every group has a row."""
-    table = pa.table({"group": group, "value": pa.concat_arrays(list(parts))})
+    texts: plain decimals of now, then of what was booked. Raises pa.ArrowInvalid for more places than `wide` has.
+    """
+    now, booked = (column.cast(wide) for column in texts)
+    taken_back: Any = pc.negate(booked)  # type: ignore[type-var]
+    table = pa.table({"group": _at(group), "value": pa.concat_arrays([now, taken_back])})
     summed = table.group_by("group", use_threads=False).aggregate([("value", "sum")]).sort_by("group")
     assert len(summed) == count, f"{count} groups, {len(summed)} sums"
-    return summed.column("value_sum").cast(_QUANTITY).combine_chunks()
+    return summed.column("value_sum").cast(wide).combine_chunks()
 
 
 def _not_zero(values: pa.Array) -> npt.NDArray[np.bool_]:
-    differs: Any = pc.not_equal(values, pa.scalar(Decimal(0), _QUANTITY))
+    differs: Any = pc.not_equal(values, pa.scalar(Decimal(0), values.type))
     found: npt.NDArray[np.bool_] = differs.to_numpy(zero_copy_only=False).astype(np.bool_)
     return found
 
