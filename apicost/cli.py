@@ -21,7 +21,7 @@ COMMANDS = {
     "replay": "recorded flow and usage files through the same pipeline",
     "match": "the operation that a request belongs to",
     "report": "the monthly report: HTML and CSV",
-    "export": "usage or charges of a month as CSV",
+    "export": "a month as CSV, Parquet, XLSX or JSON: usage, charges, FOCUS, journal",
     "prices": "check a price book, or compare two",
     "conformance": "what the traffic does that the documents do not say, and its cost",
     "routes": "the gateway's routes against the OpenAPI documents",

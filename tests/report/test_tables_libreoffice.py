@@ -179,10 +179,25 @@ def test_libreoffice_shows_the_workbook_as_it_was_written(opened, profile, tmp_p
     assert set(EVIL) <= consumers
 
 
-def test_a_german_libreoffice_reads_the_workbook_alike(bill, opened, tmp_path):
+@pytest.fixture(scope="module")
+def german(tmp_path_factory):
+    """A LibreOffice whose decimal sign is a comma."""
+    folder = tmp_path_factory.mktemp("german")
+    (folder / "user").mkdir()
+    (folder / "user/registrymodifications.xcu").write_text(GERMAN)
+    return folder
+
+
+def test_a_german_libreoffice_reads_the_workbook_alike(bill, opened, german, tmp_path):
     """Where the decimal sign is a comma, numbers of the workbook are the same numbers."""
-    (tmp_path / "profile/user").mkdir(parents=True)
-    (tmp_path / "profile/user/registrymodifications.xcu").write_text(GERMAN)
     book = without_values(opened[0] / "book.xlsx", tmp_path / "s.xlsx", {"total": "=Summary!B4", "one": "=1.5"})
-    found = calculated(convert(tmp_path / "profile", "csv", tmp_path / "out", book)[0])
+    found = calculated(convert(german, "csv", tmp_path / "out", book)[0])
     assert found == {"total": bill.total.replace(".", ","), "one": "1,5"}
+
+
+def test_a_german_libreoffice_reads_the_csv_as_english(bill, opened, german, tmp_path):
+    """With English as the language of the import, as the documentation says, billed costs are numbers there too."""
+    (typed,) = convert(german, "xlsx", tmp_path, opened[0] / "charges.csv", more=(CSV_AS_IS + ",,1033",))
+    sheet = openpyxl.load_workbook(typed).active
+    billed = [cell.value for cell in sheet[column_of(sheet, "billed_cost")][1:] if cell.value is not None]
+    assert sum(Decimal(repr(value)) for value in billed) == Decimal(bill.total)

@@ -147,7 +147,7 @@ def _texts(values: Any, kind: Kind, style: Style, aligned: dict[str, Any]) -> tu
     coded = values.dictionary_encode()
     distinct = coded.dictionary.to_pylist()
     if kind is Kind.TIME:
-        number = style(TIME_FORMAT, {}) if distinct else 0
+        number = style(TIME_FORMAT, {"align": "left"}) if distinct else 0
         ends = [f' s="{number}"><v>{serial(text):.16G}</v></c>' for text in distinct]
         return pa.array(ends, pa.string()).take(coded.indices), 17
     number = style("General", aligned) if aligned else 0
