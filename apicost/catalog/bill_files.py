@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from apicost.catalog.bill_rules import column_name
 from apicost.problems import InputError, Problem
 
-PIECE_ROWS = 1 << 16
+PIECE_ROWS = 1 << 15
 _BLOCK_BYTES = 1 << 20  # Arrow reads 32 of them ahead
 _PIECE_BYTES = 64 << 20
 _HEADER_BYTES = 1 << 20

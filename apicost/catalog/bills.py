@@ -364,7 +364,9 @@ class _Reader:
 
     def refuse_twice(self, files: Sequence[BillFile]) -> None:
         """Raises InputError for lines that have the same identity; reads the files again only to name them."""
-        hashes = np.sort(np.concatenate(self.seen)) if self.seen else np.zeros(0, np.int64)
+        hashes = np.concatenate([np.zeros(0, np.int64), *self.seen])
+        self.seen.clear()
+        hashes.sort()
         twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist()) - {hash(None)}
         if not twice:
             return

@@ -13,6 +13,7 @@ from apicost.commands import _months
 from apicost.core.rating import rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.days import keys_needed
+from apicost.core.rating.period import utc_text
 from apicost.core.reconcile import lines as kinds
 from apicost.core.reconcile.bridge import Bridge, bridge
 from apicost.core.reconcile.lines import ProviderBill
@@ -94,7 +95,13 @@ def _bridge(ledger: Ledger, ours: Bill, theirs: ProviderBill, rules: bill_rules.
     book, period = statement.book, statement.period
     sums = sorted({column for sku in book.skus for column in sku.columns})
     spans = edge_spans(period, theirs.start_unix_s, theirs.end_unix_s)
-    usage = [(ledger.usage([start, end], keys_needed(book), sums=sums), sign) for start, end, sign in spans]
+    usage = []
+    for start, end, sign in spans:
+        found = ledger.usage([start, end], keys_needed(book), sums=sums)
+        if not found.num_rows:
+            print(f"note: the ledger has no usage from {utc_text(start)} to {utc_text(end)}, which only one of the "
+                  "bill's month and ours has: no timing is counted for it", file=sys.stderr)  # fmt: skip
+        usage.append((found, sign))
     month, paid = metered(ours, edge_quantities(book, usage)), rules.paid.get(theirs.currency)
     try:
         return bridge(

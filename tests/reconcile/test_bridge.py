@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from apicost.core import records
-from apicost.core.rating import rate
+from apicost.core.rating import period, rate
 from apicost.core.rating.statement import CHARGE
 from apicost.core.reconcile.metered import edge_spans
 from tests.reconcile.made import BERLIN, GB, RULES, SKUS, UTC, book, causes, compare, focus, holds, used
@@ -135,6 +135,10 @@ def test_hours_between_two_months_are_timing(tmp_path):
         (BERLIN.start_unix_s, UTC.start_unix_s, -1), (BERLIN.end_unix_s, UTC.end_unix_s, 1),
     )  # fmt: skip
     assert edge_spans(UTC, UTC.start_unix_s, UTC.end_unix_s) == ()
+    west = period.month("2026-11", "America/New_York")  # its clocks change on 1 November
+    assert edge_spans(west, UTC.start_unix_s, UTC.end_unix_s) == (
+        (UTC.start_unix_s, UTC.start_unix_s + 4 * 3600, 1), (UTC.end_unix_s, UTC.end_unix_s + 5 * 3600, -1),
+    )  # fmt: skip
     rows = used(100 * GB, 0, 0, start=BERLIN.start_unix_s + 7200)
     edges = [(used(2 * GB, start=BERLIN.start_unix_s), -1), (used(7 * GB, start=BERLIN.end_unix_s), 1)]
     found = bridged(tmp_path, [focus(quantity="105")], rows, of=book(zone="Europe/Berlin"), month=BERLIN, edges=edges)
@@ -174,6 +178,16 @@ def test_unattributed_bytes_without_a_price_explain_a_surplus(tmp_path):
     }  # fmt: skip
     found = bridged(tmp_path, [focus(quantity="105"), *BILLED[1:]], rows, of=book(matched))
     assert causes(found) == {"unattributed": Fraction("0.45")}
+
+
+def test_bytes_without_a_price_are_taken_once(tmp_path):
+    """4 GB without a price, and two SKUs billed 3 GB beyond each: the group's first takes 3, the second 1."""
+    matched = SKUS.replace("egress, ", "egress, match_state: matched, ")
+    rows = used(100 * GB, 10 * GB, CALLS, match_state="matched") + used(4 * GB, match_state="unattributed")
+    lines = [focus(quantity="103"), focus("REGIONAL", "13", "0.01"), BILLED[2]]
+    found = bridged(tmp_path, lines, rows, of=book(matched))
+    assert of_sku(found, "unattributed") == {"net": (Fraction("0.27"), 3 * GB), "zone": (Fraction("0.01"), GB)}
+    assert of_sku(found, "unexplained") == {"zone": (Fraction("0.02"), 2 * GB)}
 
 
 def test_unattributed_bytes_with_a_price_are_told_of(tmp_path):

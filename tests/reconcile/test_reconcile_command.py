@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apicost import cli
-from apicost.catalog import bill_rules, bills, prices
+from apicost.catalog import bill_rules, bills, model_prices, prices
 from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.reconcile.bridge import bridge
@@ -79,6 +80,32 @@ def test_our_own_focus_export_reconciles_to_nothing(tmp_path, version, terms):
         assert all(q.billed == q.metered for q in found.quantities)
 
 
+def test_tokens_of_models_and_calls_by_block_reconcile_to_nothing(tmp_path):
+    """Prices of a list by model and kind of token, and calls by started block: our export read back has no cause."""
+    text = SMALL + (
+        "  llm: {meter: tokens, unit: 1000 Tokens, prices: [{from: 2026-01-01, mode: external, source: genai-prices, "
+        "currency: USD}]}\n"
+        "  block: {meter: calls, quantum: {bytes: 524288, round: up}, unit: Requests, prices: [{from: 2026-01-01, "
+        'mode: package, size: "1000", price: "1.00"}]}\n'
+        'fx: [{from: USD, to: EUR, period: 2026-11, rate: "0.8642", locked: true}]\n'
+    )
+    tokens = {"llm_prompt_tokens": 123_457, "llm_completion_tokens": 7_654, "minute_unix_s": BERLIN.starts[3]}
+    table = usage([
+        {"llm_model": "gpt-4o", "calls": 3_210, "quanta_512k": 3_333, **tokens},
+        {"llm_model": "gpt-4o-mini", "calls": 17, "quanta_512k": 17, "consumer": "x", **tokens},
+        {"llm_model": "nobody-knows", "calls": 1, "quanta_512k": 1, **tokens},
+    ])  # fmt: skip
+    book = prices.parse(text)
+    book = replace(book, models=model_prices.resolve(book, ["gpt-4o", "gpt-4o-mini", "nobody-knows"]))
+    bill = Bill(statement=rate.rate(table, book, BERLIN))
+    assert {line.sku for line in bill.statement.lines if line.price} >= {"llm", "block"}
+    rules = bill_rules.parse(OWN, book)
+    for path in own_focus(bill, "1.2", tmp_path):
+        theirs = bills.read([path], rules, BERLIN)
+        found = bridge(metered(bill), theirs.currency, theirs.lines, named=rules.named)
+        assert found.rows == () and found.metered == Fraction(bill.total)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A ledger of an October and a November in Berlin: bytes on both sides of UTC's midnights."""
@@ -133,6 +160,19 @@ def test_the_bridge_from_a_ledger(folder, capsys):
     assert found["exact_unexplained"] == "0"
     net = next(q for q in found["quantities"] if q["sku"] == "net")
     assert (net["metered"], net["billed"], net["unit"]) == ("93", "101", "GB")
+
+
+def test_hours_that_the_ledger_has_not_are_noted(folder, tmp_path, capsys):
+    """Before the hour after the month's end is metered, timing can't be told: a note says for which hours."""
+    row = {"minute_unix_s": BERLIN.starts[9], "scope": "internet", "downstream_out_wire_bytes": GB}
+    make_ledger(tmp_path / "ledger", [usage([row])])
+    for name in ("prices.yaml", "rules.yaml", "bill.csv"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    run(tmp_path)
+    noted = capsys.readouterr().err
+    assert "no usage from 2026-11-30T23:00:00Z to 2026-12-01T00:00:00Z" in noted
+    run(folder)
+    assert "no usage from" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
