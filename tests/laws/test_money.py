@@ -24,6 +24,8 @@ counts = st.lists(st.integers(0, 1 << 50), min_size=1, max_size=30)
 
 
 EXACT = [*(ROOT / "apicost/core/rating").rglob("*.py"), *(ROOT / "apicost/report").glob("journal*.py")]
+TABLES = ("charges", "focus", "jsonfile", "parquetfile", "summary")
+EXACT += [ROOT / f"apicost/report/tables/{name}.py" for name in TABLES]
 
 
 def test_what_is_exact_is_looked_at():

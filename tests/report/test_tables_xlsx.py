@@ -129,6 +129,59 @@ def test_the_summary_adds_up(bill, written):
     assert "no SKU of the price book covers this row" in every and "sample 2026-11.2" in every
 
 
+def blocks_of(sheet) -> dict[str, list[dict]]:
+    """The tables of the summary by title: rows by the names in their heads."""
+    found, title, head = {}, None, None
+    for row in sheet.iter_rows(values_only=True):
+        filled = [cell for cell in row if cell is not None]
+        if not filled:
+            title = head = None
+        elif title is None:
+            title, head = row[0], None
+            found[title] = []
+        elif head is None and title not in ("Bill", "How to read this"):
+            head = row
+        elif head is not None:
+            found[title].append({name: cell for name, cell in zip(head, row, strict=True) if name is not None})
+    return found
+
+
+@pytest.mark.parametrize("api", [None, "shop"])
+def test_every_figure_of_the_summary_is_a_sum_of_the_csv(bill, tmp_path, api):
+    """By API and by SKU, rows, quantities and costs are those of the CSV's rows; what has no price has none."""
+    xlsx.write(charges.charges(bill, {}, api), tmp_path / "c.xlsx", unseen, summary.of_bill(bill, api))
+    export.write_charges(bill, tmp_path / "c.csv", {}, api)
+    with open(tmp_path / "c.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    blocks = blocks_of(openpyxl.load_workbook(tmp_path / "c.xlsx", data_only=True)["Summary"])
+
+    def total(of: list[dict], name: str) -> float:
+        return float(sum(Decimal(row[name] or 0) for row in of))
+
+    costs = {"List cost": "list_cost", "Contracted cost": "contracted_cost", "Billed cost": "billed_cost"}
+    for line in blocks["By API"]:
+        of = [row for row in rows if line["API"] in ("Total", row["api"] or "(no API)")]
+        assert line["Rows"] == len(of) > 0
+        assert {title: line[title] for title in costs} == {title: total(of, name) for title, name in costs.items()}
+    assert len(blocks["By API"]) == len({row["api"] for row in rows}) + 1
+    priced = [row for row in rows if row["sku"]]
+    for line in blocks["By SKU"]:
+        of = [
+            row for row in priced if line["SKU"] == "Total" or (line["SKU"], line["Unit"]) == (row["sku"], row["unit"])
+        ]
+        used, corrected = ([row for row in of if bool(row["charge_class"]) is late] for late in (False, True))
+        assert line["Rows"] == len(of) > 0
+        assert line["Billed by usage"] == total(used, "billed_cost")
+        assert line["Corrections"] == total(corrected, "billed_cost")
+        assert line["Billed cost"] == total(of, "billed_cost")
+        assert line["List cost"] == total(of, "list_cost")
+        assert line["SKU"] == "Total" or line["Quantity"] == total(of, "quantity")
+    (unpriced,) = blocks["Without a price: not in the total"]
+    of = [row for row in rows if not row["billed_cost"]]
+    assert (unpriced["Rows"], unpriced["Quantity"]) == (len(of), total(of, "quantity"))
+    assert {unpriced["Reason"]} == {row["reason"] for row in of}
+
+
 def test_a_workbook_that_does_not_sum_to_its_bill_is_not_written(bill, tmp_path):
     """Rows of another list than the bill: an error, no file."""
     rows = charges.charges(bill, {}, "shop")

@@ -158,7 +158,7 @@ def _by_sku(bill: Bill, api: str | None) -> dict[tuple[str | None, str], _Sku]:
     count = len(statement.lines)
     quantity = money.add_by(line, statement.quantity[mine], count).tolist()
     billed = money.add_by(line, statement.billed_minor[mine], count).tolist()
-    rows = np.bincount(line, minlength=count).tolist()
+    rows = money.add_by(line, np.ones(len(line), np.int64), count).tolist()
     skus: dict[tuple[str | None, str], _Sku] = {}
     for number, of_line in enumerate(statement.lines):
         if rows[number]:
