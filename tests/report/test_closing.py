@@ -18,7 +18,9 @@ from apicost.problems import InputError
 from apicost.report.focus.settings import FocusSettings
 from apicost.store import compact
 from apicost.store.closed import closed_months
+from apicost.store.lake import Lake
 from tests.closing_ledgers import MONTHS, add, content, row, write_book
+from tests.store.batches import completeness
 
 ROOT = Path(__file__).parent.parent.parent
 AUGUST = [
@@ -39,6 +41,9 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("closed")
     write_book(folder / "prices.yaml")
     add(folder / "ledger", "first", [*AUGUST, *SEPTEMBER])
+    with Lake.open(folder / "ledger") as lake:
+        received = completeness((MONTHS["2026-09"].start_unix_s, "lines_received", 77))
+        lake.commit(["counts"], {"completeness": received})
     run(folder, "close", "2026-08")
     add(folder / "ledger", "late", LATE)
     run(folder, "close", "2026-09")
@@ -243,6 +248,46 @@ def test_verify_finds_a_manifest_that_was_sealed_anew(copy, capsys):
     assert "chain: follows 2026-08" in capsys.readouterr().out
 
 
+def test_verify_finds_a_word_that_no_figure_depends_on(copy, capsys):
+    """What nothing else is worked out from, such as the time of closing or an owner, is under the manifest's seal."""
+    path = copy / "ledger" / "closed" / "2026-09" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace(manifest["closed_at"], "2026-10-01T08:00:00Z"))
+    assert run(copy, "verify") == 1
+    assert "its seal is of another content" in capsys.readouterr().out
+
+
+def test_owners_of_a_closed_month_are_those_of_its_closing(tmp_path, capsys):
+    """Whoever an API belongs to now, a closed month's exports and FOCUS files name those of then; an invoice number
+    comes later and is shown."""
+    write_book(tmp_path / "prices.yaml", team="null")
+    text = (tmp_path / "prices.yaml").read_text()
+    (tmp_path / "prices.yaml").write_text("\n".join(x for x in text.splitlines() if not x.startswith("tags:")) + "\n")
+    add(tmp_path / "ledger", "first", AUGUST)
+    settings = tmp_path / "apicost.yaml"
+
+    def configure(team, name, invoice):
+        settings.write_text(
+            f"state_dir: {tmp_path}\nprices: prices.yaml\napis: [{{id: a, team: {team}}}]\n"
+            f"focus: {{service_name: {name}, invoice_id: '{invoice}'}}\n"
+        )
+
+    def shown(what):
+        path = tmp_path / f"{what}.csv"
+        assert cli.main(["export", what, "--month", "2026-08", "-c", str(settings), "-o", str(path)]) == 0
+        with open(path, newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    configure("then", "Then", "")
+    assert cli.main(["close", "2026-08", "-c", str(settings)]) == 0
+    configure("now", "Now", "I-7")
+    assert {c["team"] for c in shown("charges")} == {"then", ""}
+    focus = shown("focus")
+    assert {row["ServiceName"] for row in focus} == {"Then"}
+    assert {row["InvoiceId"] for row in focus} == {"I-7"}
+
+
 def test_verify_finds_a_month_that_was_taken_out(copy, capsys):
     """Without August, September's manifest names a month that is not there."""
     shutil.rmtree(copy / "ledger" / "closed" / "2026-08")
@@ -283,6 +328,9 @@ def test_usage_after_the_ledger_forgot_is_left_out_and_said(copy, capsys):
     corrections = [c for c in rows_of(copy, "2026-10") if c["charge_class"] == "Correction"]
     assert "the ledger knows less of 1 days of 2026-08" in capsys.readouterr().err
     assert sum(Decimal(c["quantity"]) for c in corrections if c["sku"] == "call") == Decimal(1)  # 1000 requests
+    assert run(copy, "close", "2026-10") == 0  # with what is known of August by ledger and folder together
+    assert run(copy, "verify") == 0
+    assert "today's ledger" not in capsys.readouterr().out
 
 
 KILLED = """
