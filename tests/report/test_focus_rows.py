@@ -245,3 +245,35 @@ def test_texts_are_strings_in_arrow(bill):
         for column in piece.columns:
             kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             assert pa.types.is_string(kind)
+
+
+def test_resources_are_what_bears_a_charge():
+    """An operation where one is known, else the API, the route or service, else the gateway; names don't repeat ids."""
+    march = period.month("2026-03", "UTC")
+    book = prices.parse(
+        "pricebook: {id: t, version: '1', currency: EUR, calendar: {time_zone: UTC}}\n"
+        "skus: {call: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: flat, price: '5'}]}}"
+    )
+    keys = [
+        {"api": "shop", "operation_id": "getOrder", "method": "GET", "path_template": "/o/{id}"},
+        {"api": "shop", "operation_id": "GET /things", "method": "GET", "path_template": "/things"},
+        {"api": "shop", "match_state": "undocumented-path", "method": "GET"},
+        {"route_id": "r1", "service_id": "s1", "match_state": "unknown-host"},
+        {"service_id": "s1"},
+        {"match_state": "unknown-host"},
+        {"operation_id": "getOrder"},
+        {},
+    ]
+    lot = [{"minute_unix_s": march.start_unix_s, "calls": 1} | key for key in keys]
+    bill = Bill(statement=rate.rate(usage(lot), book, march))
+    names = ("ResourceId", "ResourceName", "ResourceType", "SubAccountId", "SubAccountName")
+    assert {tuple(row[name] for name in names) for row in made(bill)} == {
+        ("shop/getOrder", "GET /o/{id}", "API Operation", "shop", "Shop"),
+        ("shop/GET /things", None, "API Operation", "shop", "Shop"),
+        ("shop/undocumented-path", None, "API", "shop", "Shop"),
+        ("route/r1", None, "Gateway Route", None, None),
+        ("service/s1", None, "Gateway Route", None, None),
+        ("gateway/unknown-host", None, "Gateway", None, None),
+        ("getOrder", None, "API Operation", None, None),
+        (None, None, None, None, None),
+    }  # fmt: skip

@@ -209,9 +209,9 @@ class _Maker:
         api, operation, method, template, state, route, service = row
         title = self.apis.get(api or "", ApiInfo()).title or api
         if operation:
-            resource, kind = f"{api}/{operation}", "API Operation"
+            resource, kind = f"{api}/{operation}" if api else operation, "API Operation"
             name = f"{method} {template}" if method and template else None
-            name = None if name == operation else name
+            name = None if name in (operation, resource) else name
         elif api:
             resource, kind, name = f"{api}/{state or 'no operation'}", "API", None
         elif route or service:
