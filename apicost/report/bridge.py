@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from apicost.core.rating import money
-from apicost.core.reconcile.bridge import CAUSES, Bridge, Quantity, Row
+from apicost.core.reconcile.bridge import CAUSES, NO_RULE, Bridge, Quantity, Row
 from apicost.report import csvfile, terminal
 
 CSV_COLUMNS = (
     "month", "cause", "sku", "amount", "exact_amount", "currency", "quantity", "unit", "bill_lines", "note",
 )  # fmt: skip
+MOST_UNMAPPED = 20  # rows by name in the text
 METERED, BILLED, DIFFERENCE = "metered", "billed", "difference"
 
 
@@ -67,22 +68,21 @@ def text(judged: Judged) -> str:
     """The bridge for people."""
     bridge, shown = judged.bridge, figures(judged.bridge)
     units = {quantity.sku: quantity for quantity in bridge.quantities}
-    lines = [
+    head = (
         f"{bridge.month} with price book {judged.price_book}, in {bridge.currency}",
         f"bill: {', '.join(judged.bill_files)}: {judged.bill_lines:,} lines in {judged.bill_currency}",
-        "",
-    ]
-    head = ("", "SKU", bridge.currency, "quantity", "")
+    )
+    lines = [*map(terminal.plain, head), ""]
     rows = [(METERED, "", _places(shown.metered, bridge.scale), "", "")]
     rows += [
         (row.cause, row.sku or "", _places(minor, bridge.scale, sign=True), _quantity_text(row, units), _note(row))
-        for row, minor in zip(bridge.rows, shown.rows, strict=True)
+        for row, minor in _largest_unmapped(bridge, shown)
         if minor or row.quantity or row.count  # less than half a cent of rounding says nothing to people
     ]
     rows.append((BILLED, "", _places(shown.billed, bridge.scale), "", ""))
     change = _places(shown.billed - shown.metered, bridge.scale, sign=True)
     rows.append((DIFFERENCE, "", change, "", ""))
-    lines += [terminal.table(head, rows, right=(2, 3), width=48), ""]
+    lines += [terminal.table(("", "SKU", bridge.currency, "quantity", ""), rows, right=(2, 3), width=48), ""]
     if bridge.quantities:
         quantities = [
             (q.sku, _units(Fraction(q.metered), q), _units(q.billed - q.metered, q, sign=True), _units(q.billed, q),
@@ -96,8 +96,24 @@ def text(judged: Judged) -> str:
              f"{entry.count:,}" if entry.count else "") for entry in bridge.apart
         ]  # fmt: skip
         lines += [terminal.table(("not compared", "", bridge.currency, "lines"), apart, right=(2, 3), width=48), ""]
-    lines += [_info(judged), *bridge.remarks, _verdict(judged)]
-    return "\n".join(terminal.plain(line) if "\n" not in line else line for line in lines if line is not None) + "\n"
+    lines += map(terminal.plain, (_info(judged), *bridge.remarks, _verdict(judged)))
+    return "\n".join(lines) + "\n"
+
+
+def _largest_unmapped(bridge: Bridge, shown: Figures) -> list[tuple[Row, int]]:
+    """The rows and their amounts; of unmapped lines the largest by name, the others as one row."""
+    rows = list(zip(bridge.rows, shown.rows, strict=True))
+    unmapped = [pair for pair in rows if pair[0].cause == NO_RULE]
+    rest = sorted(unmapped, key=lambda pair: (-abs(pair[0].amount), pair[0].note))[MOST_UNMAPPED:]
+    if not rest:
+        return rows
+    names = {row.note for row, _ in rest}
+    found = [pair for pair in rows if pair[0].cause != NO_RULE or pair[0].note not in names]
+    amount, count = sum((row.amount for row, _ in rest), Fraction()), sum(row.count for row, _ in rest)
+    more = Row(cause=NO_RULE, sku=None, amount=amount, note=f"{len(rest):,} more; --json names them", count=count)
+    last = max(place for place, (row, _) in enumerate(rows) if row.cause == NO_RULE) - len(rest)
+    found.insert(last + 1, (more, sum(minor for _, minor in rest)))
+    return found
 
 
 def as_json(judged: Judged) -> str:

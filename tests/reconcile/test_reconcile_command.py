@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -209,6 +210,23 @@ def test_all_formats_have_the_same_figures(folder, tmp_path, capsys):
     assert "timing" in text and "+0.69" in text and "above the tolerance" in text
     run(folder, "-o", str(tmp_path / "out.txt"))
     assert (tmp_path / "out.txt").read_text() == text
+
+
+def test_many_unmapped_lines_are_shown_by_the_largest(folder, tmp_path, capsys):
+    """20 by name, the others as one row before what follows; amounts still sum, and JSON names them all."""
+    strange = [focus(f"S{n:02}", "1", f"{n}.5") for n in range(1, 31)]
+    tax = focus("T", cost="1.90", price="", ChargeCategory="Tax")
+    write_csv(folder / "strange.csv", [focus(quantity="101"), *strange, tax])
+    run(folder, bill="strange.csv")
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line for line in lines if line.startswith("unmapped")]
+    assert len(shown) == 21 and "10 more" in shown[-1] and "+60.00" in shown[-1] and "S30" in shown[-2]
+    table = lines[lines.index(next(x for x in lines if x.startswith("metered"))) :]
+    amounts = [Decimal(re.search(r"[-+]\d[\d,]*\.\d\d\b", x)[0].replace(",", "")) for x in
+               table[1 : next(n for n, x in enumerate(table) if x.startswith("billed"))]]  # fmt: skip
+    _, found = bridged(folder, capsys, bill="strange.csv")
+    assert sum(amounts) == Decimal(found["difference"])
+    assert len([row for row in found["rows"] if row["cause"] == "unmapped"]) == 30
 
 
 def test_a_closed_month_is_compared_as_it_was_signed(folder, tmp_path, capsys):
