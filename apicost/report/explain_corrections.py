@@ -108,7 +108,7 @@ def why(correction: Row, booked: Sequence[Booked], then: Statement, now: Stateme
         reasons.append("the price is no longer this one: what was booked at it is given back")
     elif _is_repriced(correction, then):
         reasons.append("the price is this one now: what was measured is booked at it")
-    return "; ".join(reasons) or "tiers: other usage or the bounds of tiers are others, and the tiers lie elsewhere"
+    return "; ".join(reasons) or "tiers: other usage came or their bounds changed, and each has other units"
 
 
 def _is_repriced(correction: Row, statement: Statement) -> bool:
