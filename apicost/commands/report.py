@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from apicost import durable
-from apicost.commands import _conformance, _months
+from apicost.commands import _conformance, _months, _terminal
 from apicost.core.rating import period
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import Period
@@ -22,6 +22,7 @@ from apicost.report.conformance import page
 from apicost.report.conformance.formats import render as render_findings
 from apicost.report.conformance.outcome import Outcome, as_data
 from apicost.report.forecast import DayQuantity
+from apicost.report.tables import charges, summary, xlsx
 from apicost.store.closed import closed_month
 from apicost.store.query import Ledger
 
@@ -34,6 +35,7 @@ Files in the folder of --out (one folder per month: they are overwritten):
   days.csv      the cost by day
   findings.csv  what the traffic does that the OpenAPI documents do not say (with -c apicost.yaml)
   report.pdf    the same page for A4 (--format pdf)
+  charges.xlsx  the charges as a workbook, a sheet per API (--format xlsx)
   report.json   the page's figures for programs (--format json)
 
 The month is one of the price book's time zone. A running daemon is not disturbed."""
@@ -45,7 +47,7 @@ EPILOG = """examples:
 exit codes: 0 written, 2 an option, configuration or price book is wrong, 3 the month has no usage"""
 
 HOUR_S = 3_600
-FORMATS = ("html", "pdf", "csv", "json")
+FORMATS = ("html", "pdf", "csv", "xlsx", "json")
 
 
 def main(argv: list[str]) -> int:
@@ -60,7 +62,9 @@ def main(argv: list[str]) -> int:
                         help="forecast the month's end from the days to this one (default: the last complete day "
                         "with data, where the data end before the month)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files; made if needed")
-    parser.add_argument("--format", default="html,csv", metavar="LIST", help="of html,pdf,csv,json (default: html,csv)")
+    parser.add_argument(
+        "--format", default="html,csv", metavar="LIST", help=f"of {','.join(FORMATS)} (default: html,csv)"
+    )
     options = parser.parse_args(argv)
     formats = [name.strip() for name in options.format.split(",") if name.strip()]
     if unknown := sorted(set(formats) - set(FORMATS)):
@@ -202,6 +206,12 @@ def write(
         if "json" in formats:
             written.append(out / "report.json")
             durable.write_bytes(written[-1], render.as_json(figures, as_data(found) if found else None).encode())
+        if "xlsx" in formats:
+            written.append(out / "charges.xlsx")
+            rows = charges.charges(bill, figures.apis, figures.api)
+            progress = _terminal.Progress(written[-1].name, rows.count)
+            xlsx.write(rows, written[-1], progress.seen, summary.of_bill(bill, figures.api))
+            progress.end()
         if "csv" in formats:
             _months.say(f"writing {figures.charges:,} charges")
             written += [out / "charges.csv", out / "usage.csv", out / "days.csv"]

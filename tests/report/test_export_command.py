@@ -137,6 +137,13 @@ def test_where_and_when_it_is_written_is_not_in_a_file(exported, ledger, tmp_pat
         assert (tmp_path / "deep" / f"c.{suffix}").read_bytes() == exported[1][f"2-charges.{suffix}"], suffix
 
 
+def test_the_report_has_the_workbook_too(exported, ledger, tmp_path):
+    """`report --format xlsx` writes what the export writes."""
+    common = ["--month", "2026-11", "--ledger", str(ledger), "--prices", str(PRICES)]
+    assert cli.main(["report", *common, "--format", "xlsx", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "charges.xlsx").read_bytes() == exported[1]["2-charges.xlsx"]
+
+
 def test_the_suffix_tells_the_format(exported, ledger, tmp_path):
     """FILE.parquet is Parquet; no suffix is CSV; a list replaces a known suffix and follows any other."""
     assert run(ledger, "charges", "-o", tmp_path / "a.parquet") == 0
