@@ -31,6 +31,7 @@ from apicost.core.rating.period import Period, utc_text
 from apicost.core.rating.pricebook import FxRate, PriceBook
 from apicost.core.rating.statement import CHARGE, CORRECTION, Statement
 from apicost.core.rating.usage_rows import KEYS, SUMS, UsageRows, gather
+from apicost.problems import InputError
 from apicost.report.export import ApiInfo
 from apicost.report.focus.settings import FocusSettings
 from apicost.store import closed as store
@@ -331,21 +332,35 @@ def comparable(months: Sequence[ClosedMonth], book: PriceBook) -> None:
 
 
 def keeps_prices(before: PriceBook, book: PriceBook, month: Period) -> None:
-    """Raises InputError where a book has no price for days of a closed month that were priced.
+    """Raises InputError where a book is silent about what a closed month was charged for.
 
     A book for the months to come alone would take back every cost of the closed ones.
     """
-    now = {sku.id: sku for sku in book.skus}
+    first = month.days[0]
+    skus = {sku.id: sku for sku in book.skus}
+    costs = {cost.id for cost in book.shared_costs if cost.is_due(first)}
+    committed = {commitment.consumer for commitment in book.commitments if commitment.is_due(first)}
     for sku in before.skus:
+        now = skus.get(sku.id)
         for day in month.days:
-            if sku.price_on(day) is not None and (sku.id not in now or now[sku.id].price_on(day) is None):
-                raise error(
-                    now[sku.id].place if sku.id in now else book.file,
-                    f"{sku.id} has no price on {day}, and {month.name} was closed with one ({sku.place})",
-                    "corrections would take back all that it cost, so no open month is billed",
-                    "keep the prices of closed months in the book, each with its from and to; what is to cost nothing "
-                    "after all has the price \"0\"",
-                )  # fmt: skip
+            if sku.price_on(day) is not None and (now is None or now.price_on(day) is None):
+                raise _taken_back(now.place if now else book.file, sku.id, f"price on {day}", sku.place, month, "price")
+    for cost in before.shared_costs:
+        if cost.is_due(first) and cost.id not in costs:
+            raise _taken_back(book.file, cost.id, f"amount in {month.name}", cost.place, month, "amount")
+    for commitment in before.commitments:
+        if commitment.is_due(first) and commitment.consumer not in committed:
+            who = f"the commitment of {commitment.consumer}"
+            raise _taken_back(book.file, who, f"minimum in {month.name}", commitment.place, month, "minimum")
+
+
+def _taken_back(place: str, name: str, what: str, then: str, month: Period, key: str) -> InputError:
+    return error(
+        place, f"{name} has no {what}, and {month.name} was closed with one ({then})",
+        "corrections would take back all that it cost, so no open month is billed",
+        f"keep the prices and terms of closed months in the book, each with its from and to; what is to cost nothing "
+        f"after all has the {key} \"0\"",
+    )  # fmt: skip
 
 
 def position(ledger: Ledger, month: Period) -> str:

@@ -113,7 +113,6 @@ def _fill(
     own = FrozenUsage(path=folder / store.USAGE)
     statement = _closed.statement_of(own, month, book)
     corrected = _closed.corrections(ledger, months, book)
-    _whole(ledger, month)
     _locked(statement, corrected, given, month)
     usage = {month.name: _usage_told(own, month, _closed.position(ledger, month))}
     for name, source in corrected.usage.items():

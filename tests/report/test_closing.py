@@ -144,7 +144,9 @@ REFUSED = {
     "another currency": ("2026-10", {"currency": "USD"}, "was closed with EUR"),
     "another scale": ("2026-10", {"scale": "3"}, "was closed with 2"),
     "another time zone": ("2026-10", {"zone": "UTC"}, "was closed with Europe/Berlin"),
-    "prices forgotten": ("2026-10", {"since": "2026-10-01"}, "keep the prices of closed months"),
+    "prices forgotten": ("2026-10", {"since": "2026-10-01"}, "call has no price on 2026-08-01"),
+    "a shared cost forgotten": ("2026-10", {"shared": ""}, "node has no amount in 2026-08"),
+    "a commitment forgotten": ("2026-10", {"committed": ""}, "commitment of c has no minimum in 2026-08"),
     "a rate that may change": ("2026-10", {"rate": "2026-09"}, "is not locked"),
 }
 
@@ -158,6 +160,8 @@ def test_what_is_not_closed(copy, name, capsys, monkeypatch):
         "currency": [("currency: EUR", "currency: USD"), ("from: USD, to: EUR", "from: EUR, to: USD")],
         "scale": [("scopes:", "rounding: {statement_scale: 3}\nscopes:")],
         "zone": [("Europe/Berlin", "UTC")],
+        "shared": [("period: monthly,", "period: monthly, from: 2026-10-01,")],
+        "committed": [("kind: commitment,", "kind: commitment, from: 2026-10-01,")],
         "since": [("from: 2026-07-10", "from: 2026-10-01")],
         "rate": [('period: 2026-09, rate: "0.8642", locked: true', 'period: 2026-09, rate: "0.87", locked: false')],
     }

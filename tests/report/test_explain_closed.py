@@ -147,3 +147,19 @@ def test_a_charge_of_no_month_is_said(made, capsys):
     assert run(made, "explain", "0" * 28) == 2
     assert "is no charge of 2026-10" in capsys.readouterr().err
     assert Path(made / "ledger" / "closed").is_dir()
+
+
+def test_a_tier_that_is_shared_anew_is_no_other_price(tmp_path, capsys):
+    """Where others' usage came late, a bearer's units move between tiers: the reason is tiers, not price or usage."""
+    write_book(tmp_path / "prices.yaml")
+    few = row("2026-08", day=3, api="a", consumer="e", operation_id="x", calls=900)
+    more = row("2026-08", day=4, api="a", consumer="f", operation_id="x", calls=400)
+    add(tmp_path / "ledger", "first", [few])
+    assert run(tmp_path, "close", "2026-08") == 0
+    add(tmp_path / "ledger", "late", [more])
+    corrections = {
+        (c["consumer"], c["tier"]): c for c in rows_of(tmp_path, "2026-09") if c["charge_class"] and c["sku"] == "call"
+    }
+    why = {at: said(explained(tmp_path, capsys, charge), "why")[0] for at, charge in corrections.items()}
+    assert why["e", "tier 1"].startswith("tiers: ") and why["e", "tier 2"].startswith("tiers: ")
+    assert why["f", "tier 1"] == why["f", "tier 2"] == "usage: 0.4 1000 Requests more than was booked"
