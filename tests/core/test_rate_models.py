@@ -216,6 +216,13 @@ def test_the_first_of_two_lists_prices_what_both_pick():
     ]
 
 
+def test_a_list_that_names_models_comes_before_one_that_does_not():
+    """Wherever it stands in the file: the narrower of two lists prices its model."""
+    named = LLM.replace("llm:", "azure:") % ("where: {model: big}, ", ", provider: azure")
+    found = rated([row("big", 10), row("words", 10)], book(LLM % ("", "") + named))
+    assert brief(found, "llm_model", "sku") == [("big", "azure"), ("words", "llm")]
+
+
 def test_a_list_can_follow_a_price_of_the_book():
     """Until 10 November the book's own price, then the list's: one SKU, and no day twice."""
     text = (

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apicost.core import records
 from apicost.core.join.upstream import Attempts, UpstreamSettings, UpstreamState, attempts_of, attribute_upstream
@@ -469,6 +471,121 @@ def test_what_is_alone_only_because_others_chose_is_not_exact():
     settled = run(rows, [attempt(70, 100, 496, 10, 13), attempt(71, 100, 496, 10.09, 13.5)]).settled
     assert settled.flow.tolist() == [1, 2]
     assert settled.confidence.tolist() == [Confidence.ALIGNED] * 2
+
+
+def unsized(line_id, access, log, **more):
+    """An attempt of which the gateway counted no bytes, as ai-proxy's."""
+    return attempt(line_id, -1, -1, access, log, **more)
+
+
+def one_turn(flow, begin, end, **more):
+    """A flow of one request of 100 B and its answer of 496 B; times in ms."""
+    counts = (600, 204, 496, 100, 2, 2)
+    return snapshot(flow, 0, SnapshotKind.CLOSED, counts, (begin, begin, end, end), **more)
+
+
+def test_an_attempt_without_bytes_takes_what_moved_while_it_ran():
+    """The only flow to its backend in its time, at most aligned: nothing proves it."""
+    result = run([one_turn(1, 10, 20), one_turn(2, 30, 40)], [unsized(70, 9, 21)])
+    assert (result.settled.flow.tolist(), result.settled.confidence.tolist()) == ([1], [Confidence.ALIGNED])
+    assert (result.settled.in_wire_bytes.tolist(), result.parts.flow.tolist()) == ([600], [2])
+
+
+def test_a_handshake_and_the_request_behind_it_are_one_attempts():
+    """On a new TLS connection several turns of one flow lie in the window: all are the attempt's."""
+    flow = [
+        snapshot(1, 0, SnapshotKind.TURN, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12)),
+        snapshot(1, 1, SnapshotKind.CLOSED, (1500, 456, 1292, 248, 4, 4), (14, 14, 20, 20)),
+    ]
+    settled = run(flow, [unsized(70, 9, 21, tls=True)]).settled
+    assert (settled.in_wire_bytes.tolist(), settled.out_payload_bytes.tolist()) == ([1500], [248])
+
+
+def test_attempts_without_bytes_at_the_same_time_get_nothing():
+    """Two requests and two flows: nobody knows whose is whose, and the bytes stay unattributed."""
+    result = run([one_turn(1, 10, 20), one_turn(2, 11, 19)], [unsized(70, 9, 21), unsized(71, 9, 22)])
+    assert result.settled.confidence.tolist() == [Confidence.APP_ONLY] * 2
+    assert sorted(result.parts.flow.tolist()) == [1, 2]
+
+
+def test_one_flow_and_two_attempts_without_bytes_is_no_match():
+    """The probe missed one of the two flows: the other may be either's."""
+    result = run([one_turn(1, 10, 20)], [unsized(70, 9, 21), unsized(71, 15, 22)])
+    assert result.settled.confidence.tolist() == [Confidence.APP_ONLY] * 2
+
+
+def test_attempts_without_bytes_one_after_the_other_share_a_connection():
+    """A kept connection: each has the turn of its own time."""
+    flow = [
+        snapshot(1, 0, SnapshotKind.TURN, (600, 204, 496, 100, 2, 2), (10, 10, 12, 12)),
+        snapshot(1, 1, SnapshotKind.CLOSED, (1500, 456, 1292, 248, 4, 4), (210, 210, 220, 220)),
+    ]
+    settled = run(flow, [unsized(70, 9, 13), unsized(71, 209, 221)]).settled
+    assert (settled.line_id.tolist(), settled.in_wire_bytes.tolist()) == ([70, 71], [600, 900])
+
+
+def test_what_an_attempt_with_bytes_takes_is_not_in_question():
+    """Its turn is proved by its sums; the other flow is left for the attempt without."""
+    known = attempt(71, 100, 496, 9, 22)
+    other = snapshot(2, 0, SnapshotKind.CLOSED, (900, 300, 700, 150, 3, 3), (11, 11, 19, 19))
+    settled = run([one_turn(1, 10, 20), other], [unsized(70, 9, 21), known]).settled
+    assert settled.flow.tolist() == [2, 1]
+    assert settled.confidence.tolist() == [Confidence.ALIGNED, Confidence.EXACT]
+
+
+def test_an_attempt_with_bytes_that_still_waits_is_a_rival():
+    """Its own turn may have been lost, or merged into this one."""
+    result = run([one_turn(1, 10, 20)], [unsized(70, 9, 21), attempt(71, 5_000, 9_000, 9, 22)])
+    assert result.settled.confidence.tolist() == [Confidence.APP_ONLY] * 2
+
+
+def test_only_turns_within_the_attempts_time_and_backend_count():
+    """Too early, too late, going on behind it, or at another backend: no match."""
+    elsewhere = (0, 0xFFFF_0A00_0002, 8080)
+    for other in (one_turn(1, 5, 20), one_turn(1, 10, 90), one_turn(1, 80, 90), one_turn(1, 10, 20, peer=elsewhere)):
+        settled = run([other], [unsized(70, 9, 21)]).settled
+        assert settled.confidence.tolist() == [Confidence.APP_ONLY], other
+
+
+def test_an_attempt_without_bytes_waits_for_its_rivals():
+    """As long as another attempt or turn may still come, nothing is decided."""
+    early = run([one_turn(1, 10, 20)], [unsized(70, 9, 21)], final=False, now=23 * MS)
+    assert len(early.settled) == 0
+    late = run([], [], final=False, now=21 * MS + UpstreamSettings().flow_wait_ns, state=early.state)
+    assert late.settled.flow.tolist() == [1]
+
+
+BACKENDS = (BACKEND, (0, 0xFFFF_0A00_0002, 443))
+SLACK_MS, LATE_MS = 0.1, 50
+
+
+@settings(max_examples=60)
+@given(
+    flows=st.lists(st.tuples(st.integers(1, 400), st.integers(1, 120), st.sampled_from([0, 1])), max_size=6),
+    attempts=st.lists(st.tuples(st.integers(1, 400), st.integers(1, 200), st.sampled_from([0, 1])), max_size=6),
+)
+def test_an_attempt_without_bytes_has_a_flow_only_where_there_is_no_choice(flows, attempts):
+    """Against a plain search: one flow in the window, ended in it, and no other attempt that ran meanwhile."""
+    snapshots = [
+        one_turn(number, begin, begin + took, peer=BACKENDS[at]) for number, (begin, took, at) in enumerate(flows, 1)
+    ]
+    asked = [
+        unsized(number, low, low + took, peer=BACKENDS[at], tls=bool(at))
+        for number, (low, took, at) in enumerate(attempts)
+    ]
+    found = run(snapshots, asked).settled
+    wanted = []
+    for low, took, at in attempts:
+        window = (low - SLACK_MS, low + took + SLACK_MS)
+        here = [(n, begin, begin + t) for n, (begin, t, where) in enumerate(flows, 1) if where == at]
+        inside = [turn for turn in here if window[0] <= turn[1] <= window[1]]
+        alone = len(inside) == 1 and inside[0][2] <= window[1] + LATE_MS
+        if alone:
+            _, begin, end = inside[0]
+            ran = [1 for a, t, where in attempts if where == at and a - SLACK_MS <= end and a + t + SLACK_MS >= begin]
+            alone = len(ran) == 1
+        wanted.append(inside[0][0] if alone else 0)
+    assert found.flow.tolist() == wanted
 
 
 def test_a_new_connection_belongs_to_whoever_opened_it():

@@ -51,6 +51,7 @@ from apicost.core.join.upstream_turns import (
     run_starts,
     snapshots_of,
 )
+from apicost.core.join.upstream_unsized import is_unsized, match_unsized
 from apicost.core.records import Confidence, RowKind
 
 __all__ = [
@@ -235,11 +236,13 @@ def attribute_upstream(
     owners = _owners(known)
     # Attempts that are not ripe are there as rivals only; those logged much later can't be.
     soon = final | (waiting.log_mono_ns <= ripe_mono_ns + settings.match_wait_ns // 4)
-    pairs = match(turns, usable, waiting, np.flatnonzero(soon), owners)
+    # Without bytes nothing proves a pair: such attempts are asked last.
+    pairs = match(turns, usable, waiting, np.flatnonzero(soon & ~is_unsized(waiting)), owners)
     turns, pairs = split_merged(turns, usable, waiting, ripe, pairs, owners)
     late = final | (waiting.log_mono_ns <= max(now_mono_ns - settings.flow_wait_ns, crowded_mono_ns))
     pairs = pairs.take(np.where(pairs.far, late[pairs.attempt], ripe[pairs.attempt]))
     pairs = Pairs.concat([pairs, _left_over(turns, usable, waiting, late, pairs, owners)])
+    pairs = Pairs.concat([pairs, _unsized(turns, usable, waiting, late, pairs)])
     settled = _settled(turns, waiting, pairs)
     claimed = np.zeros(len(turns), np.bool_)
     claimed[pairs.turn] = True
@@ -295,6 +298,21 @@ def _left_over(
     )
     found = match_equal(turns.take(rows), asking, owners)
     return found.replace(turn=rows[found.turn], attempt=attempts[found.attempt], sure=np.zeros(len(found), np.bool_))
+
+
+def _unsized(turns: Turns, usable: Rows, waiting: Waiting, late: Bool | np.bool_, pairs: Pairs) -> Pairs:
+    """Pairs of attempts of which nobody counted the bytes."""
+    if not is_unsized(waiting).any():
+        return Pairs.empty()
+    unanswered = np.ones(len(waiting), np.bool_)
+    unanswered[pairs.attempt] = False
+    free = np.ones(len(turns), np.bool_)
+    free[pairs.turn] = False
+    may = np.zeros(len(turns), np.bool_)
+    may[usable] = True
+    open_ = np.flatnonzero(unanswered)
+    found = match_unsized(turns, free, may, waiting.take(open_), np.flatnonzero((unanswered & late)[open_]))
+    return found.replace(attempt=open_[found.attempt])
 
 
 def _in_order(old: Turns, fresh: Turns) -> Turns:

@@ -216,7 +216,7 @@ def _queue(table: _Table, soon_ns: int | None = None) -> tuple[Rows, Rows, Bool]
     """
     if not len(table.begin) or not len(table.low):
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    place = _Places(table.begin, table.turn_group)
+    place = Places(table.begin, table.turn_group)
     turn_at = place.of(table.turn_group, table.begin)
     low_at = place.of(table.attempt_group, table.low - CLOCK_SLACK_NS)
     turn_order, attempt_order = np.argsort(turn_at, kind="stable"), np.argsort(low_at, kind="stable")
@@ -251,7 +251,7 @@ def _nearest(table: _Table, soon_ns: int) -> tuple[Rows, Rows]:
     turns, attempts = np.arange(len(table.begin)), np.arange(len(table.low))
     found: list[tuple[Rows, Rows]] = [(turns[:0], attempts[:0])]
     if len(turns) and len(attempts):
-        place = _Places(table.begin, table.turn_group)
+        place = Places(table.begin, table.turn_group)
         turn_at = place.of(table.turn_group, table.begin)
         low_at = place.of(table.attempt_group, table.low - ROUNDING_NS)
         turns, attempts = np.argsort(turn_at, kind="stable"), np.argsort(low_at, kind="stable")
@@ -320,7 +320,7 @@ def _others(size: int, rows: Rows) -> Rows:
     return np.flatnonzero(there)
 
 
-class _Places:
+class Places:
     """One sortable number for (group, time): as fine as 63 bits allow, nanoseconds where they do."""
 
     def __init__(self, times: I64, groups: I64) -> None:

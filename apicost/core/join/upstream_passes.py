@@ -14,6 +14,8 @@ Rules of this file:
 | first use | a new TLS connection: handshake and first request together |
 | closed | aborted requests and backends that went away: the flow ends with the attempt |
 | near | nginx stopped reading a little before the backend's last byte |
+
+Attempts of which the gateway counted no bytes are not asked here, but at the very end (`upstream_unsized`).
 """
 
 from __future__ import annotations
