@@ -257,13 +257,16 @@ def _by(cells: Cells, label_of: Callable[[CellKey], Label]) -> dict[Label, dict[
 
 
 def _folded(rows: list[Mover]) -> tuple[Mover, ...]:
-    """The rows that moved most, and one for the others."""
-    if len(rows) <= TOP_MOVERS + 1:
-        return tuple(rows)
-    rest = rows[TOP_MOVERS:]
+    """The rows that moved most, and one for the others: those of a long list, and those in which nothing moved."""
+    moved = [row for row in rows if any(row.parts.values())]
+    still = [row for row in rows if not any(row.parts.values()) and (row.before_minor or row.billed_minor)]
+    shown = moved if len(moved) <= TOP_MOVERS + 1 else moved[:TOP_MOVERS]
+    rest = [*moved[len(shown) :], *still]
+    if len(rest) < 2:
+        return (*shown, *rest)
     others = Mover(
         label=Label(f"({len(rest)} others)", "", True, True), before_minor=sum(m.before_minor for m in rest),
         billed_minor=sum(m.billed_minor for m in rest), many=len(rest),
         parts={cause: sum(m.parts[cause] for m in rest) for cause in CAUSES},
     )  # fmt: skip
-    return (*rows[:TOP_MOVERS], others)
+    return (*shown, others)

@@ -138,6 +138,7 @@ def test_a_shared_cost_names_who_bears_how_much():
         "shop": (Fraction("26.25"), {"calls": Fraction(1, 4), "bytes": Fraction(1, 2)}),
         "billing": (Fraction("43.75"), {"calls": Fraction(3, 4), "bytes": Fraction(1, 2)}),
     }
+    assert (shared.idle, shared.allocated) == (30, 70)
     assert render.View(figures).shared_words(shared) == (
         "100 EUR a month, split by by-weight: 50.0 % by calls and 50.0 % by bytes; 30.0 % of it is kept "
         "unallocated as idle."
