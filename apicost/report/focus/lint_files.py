@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from apicost.report.focus.columns import MADE
 from apicost.report.focus.lint import Finding, Linter
 
 _BLOCK_BYTES = 8 << 20
 _ROWS = 1 << 15
+_MANY = MADE | {"AllocatedMethodDetails"}
 
 
 class UnreadableError(Exception):
@@ -73,6 +75,9 @@ def _csv(path: Path, linter: Linter) -> Iterator[pa.Table]:
         return
     # Columns of one name would be one: each is read by its place.
     places = [str(place) for place in range(len(names))]
+    # Texts of which there are few are told once in each piece, and looked at once.
+    few = pa.dictionary(pa.int32(), pa.string())
+    types = {place: pa.string() if name in _MANY else few for place, name in zip(places, names, strict=True)}
 
     def ragged(row: Any) -> Literal["skip"]:
         number = None if row.number is None else row.number - 1
@@ -87,7 +92,7 @@ def _csv(path: Path, linter: Linter) -> Iterator[pa.Table]:
             ),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=ragged),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(places, pa.string()), null_values=[""], strings_can_be_null=True,
+                column_types=types, null_values=[""], strings_can_be_null=True,
                 quoted_strings_can_be_null=True,
             ),
         )  # fmt: skip
