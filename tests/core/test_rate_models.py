@@ -223,6 +223,21 @@ def test_a_list_that_names_models_comes_before_one_that_does_not():
     assert brief(found, "llm_model", "sku") == [("big", "azure"), ("words", "llm")]
 
 
+def test_a_models_cost_falls_on_the_days_of_its_tokens():
+    """Two models on two days: each day bears its own model's price, and the own price of a third its own."""
+    rows = usage([
+        row("big", 4_000_000, at=NOVEMBER.starts[2]),
+        row("free", 9_000_000, at=NOVEMBER.starts[2]),
+        row("moved", 1_000_000, at=NOVEMBER.starts[20]),
+        row("words", 0, 5, at=NOVEMBER.starts[21]),
+    ])  # fmt: skip
+    found = book(LLM % ("", "") + "  own: {meter: tokens, where: {model: words}, unit: Tokens, prices: [{from: "
+                 "2026-01-01, price: '1'}]}\n")  # fmt: skip
+    by_day, rest = days.by_day(rate.rate(rows, found, NOVEMBER), gather(rows, NOVEMBER))
+    assert rest == 0
+    assert {day.day.day: day.billed_minor for day in by_day if day.billed_minor} == {3: 1_000, 21: 200, 22: 500}
+
+
 def test_a_list_can_follow_a_price_of_the_book():
     """Until 10 November the book's own price, then the list's: one SKU, and no day twice."""
     text = (
