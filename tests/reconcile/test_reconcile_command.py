@@ -163,6 +163,18 @@ def test_the_bridge_from_a_ledger(folder, capsys):
     assert (net["metered"], net["billed"], net["unit"]) == ("93", "101", "GB")
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_the_export_command_and_this_one_agree(folder, tmp_path, capsys, form):
+    """`apicost export focus` of a month, given back as the bill: exit 0 at no tolerance, and no row."""
+    options = ["--ledger", str(folder / "ledger"), "--prices", str(folder / "prices.yaml"), "--month", "2026-11"]
+    path = tmp_path / f"focus.{form}"
+    assert cli.main(["export", "focus", *options, "--format", form, "-o", str(path)]) == 0
+    capsys.readouterr()
+    assert cli.main(["reconcile", *options, "--rules", str(folder / "own.yaml"), "--bill", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["metered"], found["difference"], found["rows"]) == ("11.54", "0.00", [])
+
+
 def test_hours_that_the_ledger_has_not_are_noted(folder, tmp_path, capsys):
     """Before the hour after the month's end is metered, timing can't be told: a note says for which hours."""
     row = {"minute_unix_s": BERLIN.starts[9], "scope": "internet", "downstream_out_wire_bytes": GB}
