@@ -27,7 +27,7 @@ from apicost.store.sums import Texts, read
 
 Ints = npt.NDArray[np.int64]
 
-LOT_ROWS = 1 << 18  # as far as operations have fewer
+LOT_BYTES = 36 << 20  # of rows, as far as operations have fewer: about 260,000 to rate, 110,000 with all sums
 MOST_LOTS = 256  # each has a file open while rows are given out
 _BOUNDS = ("api", "operation_id")
 
@@ -39,19 +39,21 @@ def split(
     sums: Sequence[str],
     folder: Path,
     *,
-    lot_rows: int = LOT_ROWS,
+    lot_rows: int | None = None,
     seen: Callable[[int], None] | None = None,
 ) -> Iterator[pa.Table]:
     """The rows of usage files lot by lot, not added up; arguments as in `sums.add_up`.
 
     by: keys, among them those of an operation. folder: for passing files, on a disk with room: 4 B a row for each key
-        and 8 B for each sum. lot_rows: so many rows to a lot, or one operation's. seen: told the rows read so far.
+        and 8 B for each sum. lot_rows: so many rows to a lot, or one operation's; None is by LOT_BYTES. seen: told the
+        rows read so far.
 
     Returns tables, each made when it is asked for: columns as in `records.USAGE` but for keys and sums that were not
     asked for, then parts of sums; rows in no order, dictionaries sorted and of values in use.
     Raises as `add_up`, and OSError where the disk is full.
     """
     texts = {name: Texts() for name in by}
+    lot_rows = lot_rows or LOT_BYTES // (4 * (len(by) + 1) + 8 * len(sums))
     lot_of = _lots(_counts(paths, edges, texts), texts, lot_rows)
     chosen = list(by)
     at = [chosen.index(name) for name in _BOUNDS]
