@@ -11,7 +11,7 @@ from apicost import cli
 from apicost.catalog import prices
 from apicost.core.rating import period
 from apicost.store.lake import Lake
-from tests import usage_months
+from tests import closing_ledgers, usage_months
 from tests.report.test_monthly import ROOT, amount, parsed, read, sums
 
 BOOK = prices.load(ROOT / "specs/prices.yaml")
@@ -131,3 +131,55 @@ def test_one_api_is_compared_with_itself(ledger, out, tmp_path):
     assert Decimal(page["previous"]["billed_cost"]) == then
     assert {row["label"] for row in page["movers"]["by_api"]} >= {"billing"}
     assert sum(Decimal(row["change"]) for row in page["movers"]["by_api"]) == Decimal(page["billed_cost"]) - then
+
+
+def closing(folder: Path, *months: str) -> tuple[Path, Path]:
+    """A ledger of June and July 2026, some of them closed, and its price book."""
+    file = closing_ledgers.write_book(folder / "prices.yaml")
+    for month in ("2026-06", "2026-07"):
+        rows = [closing_ledgers.row(month, day, calls=700, consumer="c") for day in range(30)]
+        closing_ledgers.add(folder / "ledger", month, rows)
+    for month in months:
+        closing_ledgers.close(folder / "ledger", month, prices.load(file))
+    return folder / "ledger", file
+
+
+def test_the_report_of_a_closed_month_never_changes(tmp_path):
+    """Late usage of two closed months, and another price book: each file of July's report is the same bytes."""
+    ledger, book = closing(tmp_path, "2026-06", "2026-07")
+    assert report(ledger, "2026-07", tmp_path / "first", book=book) == 0
+    closing_ledgers.add(
+        ledger, "late", [closing_ledgers.row(m, 9, calls=5_000, api="b") for m in ("2026-06", "2026-07")]
+    )
+    closing_ledgers.write_book(book, price="0.99", version="2", team="t2")
+    assert report(ledger, "2026-07", tmp_path / "again", book=book) == 0
+    for file in sorted((tmp_path / "first").iterdir()):
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+    page = json.loads((tmp_path / "first/report.json").read_text())
+    assert page["closed"] and page["previous"]["month"] == "2026-06" and page["forecast"] is None
+
+
+def test_an_open_month_is_compared_with_the_closed_one_and_carries_its_corrections(tmp_path):
+    """July stands beside June as it was closed, and late calls of June are July's corrections, in every file."""
+    ledger, book = closing(tmp_path, "2026-06")
+    assert report(ledger, "2026-06", tmp_path / "june", book=book) == 0
+    closing_ledgers.add(ledger, "late", [closing_ledgers.row("2026-06", 9, calls=5_000)])
+    assert report(ledger, "2026-07", tmp_path / "july", book=book) == 0
+    then, page = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("june", "july"))
+    assert page["previous"]["billed_cost"] == then["billed_cost"]
+    assert {row["month"] for row in page["corrections"]} == {"2026-06"}
+    charges = read(tmp_path / "july/charges.csv")
+    corrected = sum(Decimal(c["billed_cost"] or 0) for c in charges if c["charge_class"] == "Correction")
+    assert corrected == Decimal(page["corrections_billed_cost"]) > 0
+    assert sum(Decimal(c["billed_cost"] or 0) for c in charges) == Decimal(page["billed_cost"])
+    days = read(tmp_path / "july/days.csv")
+    assert sum(Decimal(day["billed_cost"]) for day in days) == Decimal(page["billed_cost"])
+    assert page["charges"] == len(charges)
+
+
+def test_a_closed_month_is_not_compared_with_an_open_one(tmp_path, capsys):
+    """What a closed month's report says would change with the other."""
+    ledger, book = closing(tmp_path, "2026-07")
+    assert report(ledger, "2026-07", tmp_path / "out", book=book) == 0
+    assert "not compared with 2026-06: it was not closed" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/report.json").read_text())["previous"] is None
