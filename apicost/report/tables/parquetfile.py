@@ -23,7 +23,7 @@ from apicost.report.tables.rows import Column, Kind, Rows, Seen, plain
 
 PRECISION = 38
 SCALE = 18
-GROUP_ROWS = 1 << 17
+GROUP_ROWS = 1 << 16  # about 100 MB while one is written
 _TIME = pa.timestamp("ms", tz="UTC")
 
 # Digits of a column: most before the point, most after it.
