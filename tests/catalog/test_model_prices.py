@@ -198,7 +198,8 @@ def test_the_sample_of_models_is_a_good_book(capsys):
 def test_the_check_says_what_a_book_prices_by_a_list(tmp_path, capsys):
     """The SKUs whose models the list leaves alone are named: nothing is charged twice unseen."""
     own = "  own: {meter: tokens, where: {model: m}, unit: Tokens, prices: [{from: 2026-01-01, price: 1}]}\n"
+    calls = "  call: {meter: calls, where: {model: m}, unit: Requests, prices: [{from: 2026-01-01, price: 1}]}\n"
     file = tmp_path / "prices.yaml"
-    file.write_text(HEAD + "skus:\n" + own + SKU % ("llm", ", provider: azure"))
+    file.write_text(HEAD + "skus:\n" + calls + own + SKU % ("llm", ", provider: azure"))
     assert command.main(["check", str(file)]) == 0
     assert "each model's prices at azure by genai-prices, but for what own prices" in capsys.readouterr().err

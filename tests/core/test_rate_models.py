@@ -238,6 +238,18 @@ def test_a_models_cost_falls_on_the_days_of_its_tokens():
     assert {day.day.day: day.billed_minor for day in by_day if day.billed_minor} == {3: 1_000, 21: 200, 22: 500}
 
 
+def test_tokens_with_an_own_price_draw_no_cost_of_a_list_to_their_day():
+    """One consumer's tokens are the book's own on the 3rd, another's the list's on the 21st: each day has its own."""
+    rows = usage([
+        row("big", 4_000_000, at=NOVEMBER.starts[2], consumer="p"),
+        row("big", 4_000_000, at=NOVEMBER.starts[20], consumer="q"),
+    ])  # fmt: skip
+    statement = rate.rate(rows, book(OWN % ", consumer: p" + LLM % ("", "")), NOVEMBER)
+    by_day, rest = days.by_day(statement, gather(rows, NOVEMBER))
+    assert {day.day.day: day.billed_minor for day in by_day if day.billed_minor} == {3: 400_000_000, 21: 1_000}
+    assert rest == 0
+
+
 def test_a_list_can_follow_a_price_of_the_book():
     """Until 10 November the book's own price, then the list's: one SKU, and no day twice."""
     text = (
