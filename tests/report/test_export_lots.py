@@ -1,8 +1,11 @@
 """`apicost export` of a month too large to be held: the file is the same."""
 
+import re
+import sys
+
 import pytest
 
-from apicost.commands import _lots, _months
+from apicost.commands import _lots, _months, _terminal
 from apicost.store import lots
 from tests import usage_months
 from tests.report.test_export_command import MONTH, make_ledger, run
@@ -46,3 +49,21 @@ def test_no_api_in_lots_is_no_file(ledger, tmp_path, monkeypatch):
     monkeypatch.setattr(_lots, "MOST_KEYS", 50)
     assert run(ledger, "charges", "--api", "none", "-o", tmp_path / "none.csv") == 3
     assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_is_told_what_is_read_rated_and_written(ledger, tmp_path, monkeypatch, capsys):
+    """Rows so far, of how many where that is known, and how many a second; the last line has all; a pipe has none."""
+    monkeypatch.setattr(_lots, "MOST_KEYS", 50)
+    monkeypatch.setattr(_terminal, "_SHOWN_EVERY_S", 0)
+    assert run(ledger, "charges", "-o", tmp_path / "c.csv") == 0
+    rows = len((tmp_path / "c.csv").read_bytes().splitlines()) - 1  # without the header; no cell has a line break
+    assert capsys.readouterr().err == f"{tmp_path / 'c.csv'}: {rows:,} rows\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(ledger, "charges", "-o", tmp_path / "c.csv") == 0
+    told = capsys.readouterr().err
+    for pattern in (
+        r"\rapicost: reading 2026-11: [1-9][\d,]* rows, [1-9][\d,]* rows/s\x1b\[K",
+        r"apicost: rating [1-9][\d,]* usage rows of 2026-11 with sample",
+        rf"\rapicost: c\.csv: {rows:,} of {rows:,} rows \(100 %\), [1-9][\d,]* rows/s\x1b\[K\r\x1b\[K",
+    ):
+        assert re.search(pattern, told), pattern
