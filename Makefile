@@ -51,7 +51,7 @@ focus-check: install
 # Every benchmark that needs nothing but this machine; one JSON object each.
 BENCHES := live_exact probe_wire_exact probe_ns probe_ring probe_gateway_cpu plugin_cpu receiver kill_receiver kill_daemon \
            daemon_memory backlog join_accuracy join_speed pipeline_speed meter_speed ledger_write month_report_usage \
-           report_month export_formats match_speed match_exchanges match_directory samples_speed
+           report_month export_formats match_speed match_exchanges match_directory samples_speed focus_export
 bench: install
 	@for name in $(BENCHES); do echo "# $$name"; $(BIN)/python bench/$$name.py || exit 1; done
 
