@@ -27,13 +27,18 @@ FIXED = "fixed"
 
 
 class CellKey(NamedTuple):
-    """Whose charges these are. who: the first of the contracts' conditions that fits, "" none."""
+    """Whose charges these are.
+
+    who: the first of the contracts' conditions that fits, "" none. measure: which tokens, of a SKU that is priced by a
+    list of models: those of prompts and of completions differ in price.
+    """
 
     api: Label
     operation: Label
     sku: str
     who: str
     model: str
+    measure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ def cells_of(part: Part, asked: Conditions) -> dict[CellKey, Cell]:
         if line.price is None or line.sku is None or not len(charges):
             continue
         of_line = money.add_by(group[statement.key[charges]], statement.quantity[charges], len(keys))
-        blank, base = _blank(line, statement)
+        blank, base, measure = _blank(line, statement)
         listed, pricing = Fraction(*line.list_ratio()), Fraction(line.price) / line.unit_base
         cost = Fraction(*line.cost_ratio())
         for number in np.flatnonzero(of_line).tolist():
@@ -86,7 +91,7 @@ def cells_of(part: Part, asked: Conditions) -> dict[CellKey, Cell]:
                 blank, quantity=quantity * base, cost=quantity * cost, list_cost=quantity * listed,
                 pricing_cost=quantity * pricing,
             )  # fmt: skip
-            key = keys[number]._replace(sku=line.sku)
+            key = keys[number]._replace(sku=line.sku, measure=measure)
             found[key] = found[key] + cell if key in found else cell
     return found
 
@@ -114,15 +119,15 @@ def _groups(part: Part, asked: Conditions) -> tuple[list[CellKey], Ints]:
     ], kind  # fmt: skip
 
 
-def _blank(line: Line, statement: Statement) -> tuple[Cell, Fraction]:
-    """An empty cell of a line, and the base units in one of its quantity's units."""
+def _blank(line: Line, statement: Statement) -> tuple[Cell, Fraction, str]:
+    """An empty cell of a line, the base units in one of its quantity's units, and its measure as in CellKey."""
     sku = next((sku for sku in statement.book.skus if sku.id == line.sku), None)
     if line.category != USAGE or sku is None:
-        return Cell(meter=FIXED), Fraction()
+        return Cell(meter=FIXED), Fraction(), ""
     price: Price | None = sku.price_on(statement.period.days[line.first_day])
     if price is not None and price.mode == "package" and line.tier == "package":
-        return Cell(meter=sku.meter), Fraction(price.size, line.unit_base)  # shares of packages, in what they hold
-    return Cell(meter=sku.meter), Fraction(1)
+        return Cell(meter=sku.meter), Fraction(price.size, line.unit_base), ""  # packages, in what they hold
+    return Cell(meter=sku.meter), Fraction(1), line.meter if sku.is_external else ""
 
 
 def _words(match: Match) -> str:

@@ -1,13 +1,14 @@
 """What moved between two months, and why: report/movers.py over charges that the rating made."""
 
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apicost.catalog import prices
+from apicost.catalog import model_prices, prices
 from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
@@ -145,6 +146,34 @@ def test_what_costs_nothing_is_no_volume():
     figures = compared([{"out": 10**10, "downstream_in_wire_bytes": 10**9}],
                        [{"out": 2 * 10**10, "downstream_in_wire_bytes": 10**12}], book("\nskus:" + free))  # fmt: skip
     assert parts(figures)[0] == {"volume": 1_000}
+
+
+def test_a_shift_between_models_and_kinds_of_tokens_is_mix():
+    """As many tokens, more of them of completions and of the dearer model: mix, no price and no volume."""
+    tokens = """
+skus:
+  tokens:
+    meter: tokens
+    unit: Tokens
+    prices: [{from: 2026-01-01, mode: external, source: genai-prices, currency: USD, on_unknown_model: unpriced}]
+fx:
+  - {from: USD, to: EUR, period: 2026-09, rate: "0.9", locked: true}
+  - {from: USD, to: EUR, period: 2026-10, rate: "0.9", locked: true}
+"""
+    model = book(tokens)
+    names = ("gpt-4o", "gpt-4o-mini")
+    model = replace(model, models=model_prices.resolve(model, names))
+
+    def used(prompts, completions):
+        return [
+            {"calls": 1, "llm_model": name, "llm_prompt_tokens": p * 10**6, "llm_completion_tokens": c * 10**6}
+            for name, p, c in zip(names, prompts, completions, strict=True)
+        ]
+
+    found, _ = parts(compared(used((10, 10), (5, 5)), used((8, 10), (5, 7)), model))
+    assert set(found) == {"mix"}
+    found, _ = parts(compared(used((10, 10), (5, 5)), used((8, 8), (7, 7)), model))
+    assert set(found) == {"mix"} and found["mix"] > 0
 
 
 def test_new_and_gone_are_named_so():
