@@ -555,6 +555,15 @@ def test_an_attempt_without_bytes_waits_for_its_rivals():
     assert late.settled.flow.tolist() == [1]
 
 
+def test_an_attempt_that_is_decided_early_takes_no_turn_that_goes_on():
+    """Where more wait than may, the oldest is decided at once: a turn that may not be over is not its to take."""
+    going_on = snapshot(1, 0, SnapshotKind.OPEN, (600, 204, 496, 100, 2, 2), (10, 10, 20, 20))
+    elsewhere = unsized(71, 9, 22, peer=(0, 0xFFFF_0A00_0002, 8080))
+    few = UpstreamSettings(most_attempts=1)
+    result = run([going_on], [unsized(70, 9, 21), elsewhere], final=False, now=23 * MS, settings=few)
+    assert (result.settled.line_id.tolist(), result.settled.flow.tolist()) == ([70], [0])
+
+
 BACKENDS = (BACKEND, (0, 0xFFFF_0A00_0002, 443))
 SLACK_MS, LATE_MS = 0.1, 50
 
