@@ -190,6 +190,18 @@ def test_a_workbook_that_does_not_sum_to_its_bill_is_not_written(bill, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_an_error_of_the_system(bill, tmp_path, monkeypatch):
+    """What XlsxWriter says of a failed write is told as what the system said, and no file is left."""
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xlsxwriter.workbook.Workbook._store_workbook", full)
+    with pytest.raises(OSError, match="No space left"):
+        xlsx.write(charges.charges(bill, {}), tmp_path / "c.xlsx", unseen, summary.of_bill(bill))
+    assert not list(tmp_path.iterdir())
+
+
 def text_rows(values: list[str | None], split: bool = False) -> Rows:
     table = pa.table({"consumer": pa.array(values, pa.string()), "n": pa.array(range(len(values)), pa.int64())})
     columns = (Column(name="consumer"), Column(name="n", kind=Kind.COUNT, added=True))

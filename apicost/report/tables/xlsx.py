@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xlsxwriter
+from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.utility import quote_sheetname, xl_col_to_name
 
 from apicost import durable, scratch
@@ -130,7 +131,10 @@ class _Workbook:
             sheet.end()
         blocks = self.about.blocks([sheet.part for sheet in self.sheets.values()], self.sum_of)
         xlsx_summary.fill(self.summary, self.about.title, blocks, self.format)
-        self.book.close()
+        try:
+            self.book.close()
+        except FileCreateError as failure:  # it hides what the system said, such as a full disk
+            raise OSError(*failure.args[0].args) from None
         _put_together(self, path)
 
     def format(self, number: str = "General", **more: Any) -> Any:
