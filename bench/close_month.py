@@ -14,8 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from apicost.core import records
 from apicost.core.rating import period
 from apicost.store.lake import Lake
 
+ROOT = Path(__file__).parent.parent
 MONTH = period.month("2026-08", "Europe/Berlin")
 BOOK = """
 pricebook: {{id: bench, version: "{version}", currency: EUR, calendar: {{time_zone: Europe/Berlin}}}}

@@ -12,15 +12,20 @@ from pathlib import Path
 import pytest
 
 from apicost import cli
+from apicost.catalog import prices
 from apicost.commands import _closed, _closing
 from apicost.core.rating import rate
 from apicost.problems import InputError
 from apicost.report.focus.settings import FocusSettings
+from apicost.store import closed as store
 from apicost.store import compact
+from apicost.store.catalogue import LedgerError
 from apicost.store.closed import closed_months
 from apicost.store.lake import Lake
+from apicost.store.query import Ledger
 from tests.closing_ledgers import MONTHS, add, content, row, write_book
 from tests.store.batches import completeness
+from tests.usage_months import usage
 
 ROOT = Path(__file__).parent.parent.parent
 AUGUST = [
@@ -81,20 +86,12 @@ def test_late_usage_is_a_correction_in_the_next_month(made):
     assert {charge["billing_month"] for charge in corrections} == {"2026-09"}
     assert {charge["period_start"] for charge in corrections} == {"2026-07-31T22:00:00Z"}
     assert september[-len(corrections) :] == corrections
-    now = rate.rate(add_up([*AUGUST, *LATE]), book_of(made), MONTHS["2026-08"])
+    now = rate.rate(usage([*AUGUST, *LATE]), book_of(made), MONTHS["2026-08"])
     assert billed(august) + billed(corrections) == Decimal(now.total)
     assert billed(corrections) != 0
 
 
-def add_up(rows):
-    from tests.usage_months import usage
-
-    return usage(rows)
-
-
 def book_of(folder):
-    from apicost.catalog import prices
-
     return prices.load(folder / "prices.yaml")
 
 
@@ -209,7 +206,7 @@ def test_an_empty_month_is_closed(tmp_path, capsys):
     assert run(tmp_path, "close", "2026-09") == 0
     assert run(tmp_path, "verify") == 0
     charges = [c for m in ("2026-08", "2026-09") for c in rows_of(tmp_path, m) if c["period_start"] < "2026-08-31T22"]
-    assert billed(charges) == Decimal(rate.rate(add_up(AUGUST), book_of(tmp_path), MONTHS["2026-08"]).total)
+    assert billed(charges) == Decimal(rate.rate(usage(AUGUST), book_of(tmp_path), MONTHS["2026-08"]).total)
 
 
 def test_verify_finds_each_file_that_was_touched(copy, capsys):
@@ -236,8 +233,6 @@ def test_verify_finds_each_file_that_was_touched(copy, capsys):
 def test_verify_finds_a_manifest_that_was_sealed_anew(copy, capsys):
     """Whoever changes a total and the checksums with it is found by the chain, by rating again, and by the checksum
     that was noted when the month was closed."""
-    from apicost.store import closed as store
-
     noted = closed_months(copy / "ledger")[0].sha256
     path = copy / "ledger" / "closed" / "2026-08" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -306,7 +301,7 @@ def test_verify_says_what_today_would_correct(copy, capsys):
     found = json.loads(capsys.readouterr().out)["months"]
     assert [month["good"] for month in found] == [True, True]
     assert [month["would_correct"]["in"] for month in found] == ["2026-10", "2026-10"]
-    now = rate.rate(add_up([*AUGUST, *LATE]), book_of(copy), MONTHS["2026-08"])
+    now = rate.rate(usage([*AUGUST, *LATE]), book_of(copy), MONTHS["2026-08"])
     august, september = rows_of(copy, "2026-08"), rows_of(copy, "2026-09")
     booked = billed(august) + billed([c for c in september if c["charge_class"]])
     assert Decimal(found[0]["would_correct"]["billed_cost"]) == Decimal(now.total) - booked != 0
@@ -340,6 +335,7 @@ def test_usage_after_the_ledger_forgot_is_left_out_and_said(copy, capsys):
 KILLED = """
 import os, signal, sys
 from apicost import cli
+from apicost.catalog import prices
 from apicost.store import closed
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 {where}
@@ -380,9 +376,6 @@ def test_nothing_opens_a_closed_month(capsys):
 
 def test_a_month_that_is_closed_twice_at_once_is_closed_once(copy, made):
     """While one process closes, another is refused."""
-    from apicost.store import closed as store
-    from apicost.store.catalogue import LedgerError
-
     with store.closing(copy / "ledger"), pytest.raises(LedgerError, match="another process"):  # noqa: SIM117
         with store.closing(copy / "ledger"):
             pass
@@ -390,8 +383,6 @@ def test_a_month_that_is_closed_twice_at_once_is_closed_once(copy, made):
 
 def test_corrections_without_a_change_cost_no_rating(copy, monkeypatch):
     """Where usage and terms are those that were booked, nothing is rated: a book with a new version is no change."""
-    from apicost.store.query import Ledger
-
     book = book_of(copy)
     monkeypatch.setattr(_closed, "statement_of", lambda *_: pytest.fail("a closed month was rated"))
     with Ledger.open(copy / "ledger") as ledger:
@@ -406,7 +397,5 @@ def test_closing_refuses_a_broken_chain(copy):
     """A month is not closed upon one that was touched."""
     flip(copy / "ledger" / "closed" / "2026-08" / "usage.parquet")
     with pytest.raises(InputError, match=r"usage\.parquet: is not what was written"):
-        from apicost.store.query import Ledger
-
         with Ledger.open(copy / "ledger") as ledger:
             _closing.close(ledger, "2026-10", book_of(copy), {}, FocusSettings(), now_unix_s=1_900_000_000)
