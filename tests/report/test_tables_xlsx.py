@@ -202,6 +202,15 @@ def test_a_full_disk_is_an_error_of_the_system(bill, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_date_on_the_summary_has_room(tmp_path):
+    """A date in the last column of a table is not shown as ###: the column is as wide as it."""
+    about = xlsx.About(title="Test", dated=datetime(2026, 12, 1), blocks=lambda *_: (  # noqa: DTZ001
+        xlsx_summary.Block(title="Facts", rows=[("From", datetime(2026, 11, 1)), ("Note", "x" * 99)]),))  # noqa: DTZ001  # fmt: skip
+    xlsx.write(text_rows(["a"]), tmp_path / "a.xlsx", unseen, about)
+    width = openpyxl.load_workbook(tmp_path / "a.xlsx")["Summary"].column_dimensions["B"].width
+    assert 17 <= width < 20
+
+
 def text_rows(values: list[str | None], split: bool = False) -> Rows:
     table = pa.table({"consumer": pa.array(values, pa.string()), "n": pa.array(range(len(values)), pa.int64())})
     columns = (Column(name="consumer"), Column(name="n", kind=Kind.COUNT, added=True))

@@ -25,18 +25,26 @@ from apicost.report.tables.xlsx_summary import Block, Cell, Number
 NO_API = "(no API)"
 _NO_SKU = "(no SKU)"
 _Sum = Callable[[Part, str], Number]
-_READING = (
-    "One sheet per API, with its corrections among its rows; (no API) holds what belongs to none. A sheet holds at "
-    "most 1,048,576 rows: more go on a second one.",
-    "Times are UTC, ends exclusive. An empty cell is absent, not 0: what has no price has no cost; state and reason "
-    "say why.",
+_SHEETS = "One sheet per API; (no API) holds what belongs to none. More than 1,048,576 rows go on a second sheet."
+_CORRECTIONS = "Corrections of closed months are among the rows of their API, after the month's own."
+_TIMES = "Times are UTC, ends exclusive."
+_DIGITS = (
     "A spreadsheet keeps 15 digits of a number. Where an exact quantity or cost has more, the cell is the nearest "
-    "number, and all digits are in the last column.",
+    "number, and all digits are in the last column."
 )
 _COSTS = (
     "list_cost and contracted_cost are exact: quantity x price x exchange rate. billed_cost is rounded, so that all "
     "rows sum to the total to the last cent.",
-)
+    "An empty cell is absent, not 0: what has no price has no cost; state and reason say why.",
+    _CORRECTIONS, _SHEETS, _TIMES, _DIGITS,
+)  # fmt: skip
+_FOCUS = (
+    "ListCost and ContractedCost are exact. EffectiveCost and BilledCost are rounded, so that all rows sum to the "
+    "total to the last cent.",
+    "Charges without a price have no row: FOCUS knows no cost that can't be told.",
+    _CORRECTIONS, _SHEETS, _TIMES, _DIGITS,
+)  # fmt: skip
+_USAGE = ("An empty cell is absent. Columns are those of the CSV export.", _SHEETS, _TIMES)
 
 
 @dataclass(slots=True)
@@ -56,7 +64,7 @@ def of_bill(bill: Bill, api: str | None = None) -> About:
     """The summary of charges."""
     return _of_costs(bill, api, f"API costs {bill.statement.period.name}",
                      {"list_cost": "List cost", "contracted_cost": "Contracted cost", "billed_cost": "Billed cost"},
-                     "billed_cost", (*_COSTS, *_READING), ())  # fmt: skip
+                     "billed_cost", _COSTS, ())  # fmt: skip
 
 
 def of_focus(bill: Bill, version: str, api: str | None = None) -> About:
@@ -65,7 +73,7 @@ def of_focus(bill: Bill, version: str, api: str | None = None) -> About:
         bill, api, f"Cost and usage {bill.statement.period.name}, FOCUS {version}",
         {"ListCost": "ListCost", "ContractedCost": "ContractedCost", "EffectiveCost": "EffectiveCost",
          "BilledCost": "BilledCost"},
-        "BilledCost", _READING, (("FOCUS version", version),), exact="x_ExactDigits",
+        "BilledCost", _FOCUS, (("FOCUS version", version),), exact="x_ExactDigits",
     )  # fmt: skip
 
 
@@ -81,7 +89,7 @@ def of_usage(period: Period, api: str | None = None) -> About:
         facts: list[tuple[Cell, ...]] = [("API", api)] if api is not None else []
         rows = sum(part.rows for part in parts)
         facts += [*_month(period), ("Rows", Number(value=Decimal(rows)))]
-        return (Block(title="Usage", rows=facts), _by_api(parts, sum_of, titles), _notes(_READING))
+        return (Block(title="Usage", rows=facts), _by_api(parts, sum_of, titles), _notes(_USAGE))
 
     return About(title=f"API usage {period.name}", dated=_end(period), blocks=blocks, none=NO_API)
 

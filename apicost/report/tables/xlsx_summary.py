@@ -91,7 +91,7 @@ def _write_block(sheet: Any, row: int, block: Block, widths: list[int], format_:
                 cell = replace(cell, places=max(numbers[position]), formula=formula)
             own = marks | (aligned[position] if block.head else _LEFT)
             width = _write_cell(sheet, row, position, cell, own, format_)
-            if position < columns - 1 or isinstance(cell, Number):  # a text in the last column has room beside it
+            if position < columns - 1 or not isinstance(cell, str):  # a text in the last column has room beside it
                 widths[position] = max(widths[position], width)
         row += 1
     return row
