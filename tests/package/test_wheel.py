@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
     "yaml": "pyyaml",
+    "genai_prices": "genai-prices",
     "openapi_spec_validator": "openapi-spec-validator",
     "prometheus_client": "prometheus-client",
     "jsonschema_path": "jsonschema-path",
@@ -83,6 +84,7 @@ def test_the_wheel_carries_probe_plugin_and_documents(wheel):
         "apicost/data/apisix/host/host.lua",
         "apicost/data/specs/shop.yaml",
         "apicost/data/specs/prices.yaml",
+        "apicost/data/specs/prices-llm.yaml",
         "apicost/data/specs/sample-run/flows.parquet",
         "apicost/store/catalogue.sql",
     ):
