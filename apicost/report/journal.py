@@ -264,8 +264,9 @@ class _Accounts:
 class _Rows:
     """Charges as transactions and custom directives, from one table after the other.
 
-    ends: end of a charge period -> the date of its last day. A correction is of another period: it has the last day
-    of this month. open_, owed: heading of the transaction that is being written, and its sum in minor units.
+    ends: end of a charge period of this month -> the date of its last day. A correction, whose period has another end,
+    has the last day of the month. open_, owed: heading of the transaction that is being written, and its sum in
+    minor units.
     """
 
     accounts: _Accounts
@@ -331,7 +332,7 @@ class _Rows:
         return before, f'" {quoted(line["unit"] or "")}\n' + _meta({"api": line["api"]} | _about(line), 4), "\n"
 
     def _day(self, line: _Cells) -> str:
-        return self.last_day if _corrects(line) else self.ends.get(line["period_end"] or "", self.last_day)
+        return self.ends.get(line["period_end"] or "", self.last_day)
 
 
 def _corrects(line: _Cells) -> bool:

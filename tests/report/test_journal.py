@@ -142,6 +142,22 @@ def test_totals_are_asserted_at_the_months_end():
     assert corrected and found[f"{root}:Corrections"] == ("2026-12-01", f"{corrected} EUR", Decimal(0))
 
 
+def test_a_price_line_of_an_api_is_one_transaction():
+    """All charges of an API and price line are in one transaction: no two are alike but for their postings."""
+    entries, _ = load(text_of(with_corrections(usage_months.month(MONTH), SAMPLE, 7)))
+    about = [
+        (e.date, e.payee, e.narration, *((k, v) for k, v in e.meta.items() if isinstance(v, str)))
+        for e in of_type(entries, Transaction)
+    ]
+    assert len(set(about)) == len(about) > 30
+
+
+def test_the_file_tolerates_nothing():
+    """The journal says that a transaction must balance to the last digit, and in which currency it is."""
+    _, _, options = loader.load_string(text_of(small()))
+    assert (options["tolerance_multiplier"], options["operating_currency"]) == (0, ["EUR"])
+
+
 @pytest.mark.parametrize("scale", [0, 2, 3])
 def test_one_changed_cent_is_refused(scale):
     """bean-check refuses the journal with any amount changed by the smallest unit, or any transaction left out."""
@@ -310,6 +326,8 @@ def test_hostile_names_stay_names():
             assert (key in posting.meta) == (row[column] is not None)
             assert row[column] is None or read_back(posting.meta[key]) == row[column]
     assert all(line.isprintable() for line in text.split("\n"))
+    for name in HOSTILE:
+        assert not load(b"".join(journal.pieces(bill, apis, name)).decode())[1], name
 
 
 def read_back(text):
