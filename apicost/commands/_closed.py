@@ -364,6 +364,6 @@ def _taken_back(place: str, name: str, what: str, then: str, month: Period, key:
 
 
 def position(ledger: Ledger, month: Period) -> str:
-    """What identifies the ledger's segments that hold a month's usage: another after compaction, too."""
-    found = sorted((s.name, s.crc32) for s in ledger.segments("usage", month.start_unix_s, month.end_unix_s))
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+    """What identifies the usage that the ledger has of a month's UTC days: the same compacted or not."""
+    sums = ledger.control_sums(month.start_unix_s, month.end_unix_s)
+    return hashlib.sha256(repr(sums).encode()).hexdigest()

@@ -154,7 +154,7 @@ def _fill(
 
 def _usage_told(source: UsageSource, month: Period, position: str) -> dict[str, Any]:
     """What a manifest says of a file of usage."""
-    return {"by_day": DaySums.of(source, month.starts).as_data(), "segments_sha256": position}
+    return {"by_day": DaySums.of(source, month.starts).as_data(), "position_sha256": position}
 
 
 def _whole(ledger: Ledger, month: Period) -> None:

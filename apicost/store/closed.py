@@ -196,8 +196,8 @@ class ClosedMonth:
         return DaySums.from_data(self.manifest["usage"][month]["by_day"])
 
     def position_of(self, month: str) -> str:
-        """What identifies the ledger's segments that usage of a month was read from."""
-        return str(self.manifest["usage"][month]["segments_sha256"])
+        """What identifies what the ledger had of the month: a checksum of `Ledger.control_sums`."""
+        return str(self.manifest["usage"][month]["position_sha256"])
 
     def charges(self, columns: Sequence[str] | None = None, *, of_class: str | None = None) -> pa.Table:
         """The rows of the bill, columns as in CHARGE; those that came to CHARGE after the closing are null.

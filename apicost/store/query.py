@@ -100,6 +100,18 @@ class Ledger:
             if s.kind == kind and s.day_unix_s < end_unix_s and s.day_unix_s + DAY_S > start_unix_s
         )  # fmt: skip
 
+    def control_sums(self, start_unix_s: int, end_unix_s: int) -> tuple[tuple[int, int, int], ...]:
+        """Calls and wire bytes of usage by UTC day (its start), as the catalogue has them, of days that touch a period.
+
+        The same compacted or not; usage that is added changes them, since all usage has one or the other.
+        """
+        touched = self.segments("usage", start_unix_s, end_unix_s)
+        days: dict[int, list[Segment]] = {}
+        for segment in touched:
+            days.setdefault(segment.day_unix_s, []).append(segment)
+        chosen = {day: self._choose_of_day("usage", day, listing, ()) for day, listing in sorted(days.items())}
+        return tuple((day, sum(s.calls for s in c), sum(s.wire_bytes for s in c)) for day, c in chosen.items())
+
     def prove(self, kind: str, start_unix_s: int, end_unix_s: int) -> None:
         """Read the files of a period whole and hold them against their checksums: answers then use good ones alone.
 

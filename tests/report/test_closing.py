@@ -385,6 +385,7 @@ def test_corrections_without_a_change_cost_no_rating(copy, monkeypatch):
     """Where usage and terms are those that were booked, nothing is rated: a book with a new version is no change."""
     book = book_of(copy)
     monkeypatch.setattr(_closed, "statement_of", lambda *_: pytest.fail("a closed month was rated"))
+    monkeypatch.setattr(_closed, "present_usage", lambda *_: pytest.fail("usage of a closed month was read"))
     with Ledger.open(copy / "ledger") as ledger:
         months = closed_months(copy / "ledger")
         assert not len(_closed.corrections(ledger, months, book).rows)
@@ -396,6 +397,6 @@ def test_corrections_without_a_change_cost_no_rating(copy, monkeypatch):
 def test_closing_refuses_a_broken_chain(copy):
     """A month is not closed upon one that was touched."""
     flip(copy / "ledger" / "closed" / "2026-08" / "usage.parquet")
-    with pytest.raises(InputError, match=r"usage\.parquet: is not what was written"):
-        with Ledger.open(copy / "ledger") as ledger:
-            _closing.close(ledger, "2026-10", book_of(copy), {}, FocusSettings(), now_unix_s=1_900_000_000)
+    broken = pytest.raises(InputError, match=r"usage\.parquet: is not what was written")
+    with Ledger.open(copy / "ledger") as ledger, broken:
+        _closing.close(ledger, "2026-10", book_of(copy), {}, FocusSettings(), now_unix_s=1_900_000_000)
