@@ -30,6 +30,8 @@ class Piece:
     def __init__(self, table: pa.Table) -> None:
         self.rows = len(table)
         self.columns: dict[str, Any] = {}
+        self.plain: dict[str, Any] = {}  # dictionaries as strings
+        self.matched: dict[tuple[str, str], Mask] = {}
         for name, column in zip(table.column_names, table.columns, strict=True):
             array: Any = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column
             array = array.combine_chunks()
@@ -45,9 +47,11 @@ class Piece:
         if name not in self.columns:
             return pa.nulls(self.rows, pa.string())
         column = self.columns[name]
-        if not pa.types.is_string(column.type):
-            self.columns[name] = column = column.cast(pa.string())
-        return column
+        if pa.types.is_string(column.type):
+            return column
+        if name not in self.plain:
+            self.plain[name] = column.cast(pa.string())
+        return self.plain[name]
 
     def filled(self, name: str) -> Mask:
         """Rows that have a value."""
@@ -80,7 +84,9 @@ class Piece:
 
     def matches(self, name: str, pattern: str) -> Mask:
         """Rows whose value fits a regular expression."""
-        return self.test(name, lambda texts: pc.match_substring_regex(texts, pattern))
+        if (name, pattern) not in self.matched:
+            self.matched[name, pattern] = self.test(name, lambda texts: pc.match_substring_regex(texts, pattern))
+        return self.matched[name, pattern]
 
     def differ(self, left: str, right: str) -> Mask:
         """Rows in which two columns have other texts; two nulls don't differ."""
@@ -133,8 +139,14 @@ class Piece:
     def no_product(self, left: str, right: str, product: str) -> Mask:
         """Rows in which left x right is not the product, exactly; rows with a null are not looked at."""
         wrong = np.zeros(self.rows, np.bool_)
-        rows = np.flatnonzero(self.numbers(left, right, product))
-        factors = [self.texts(name).take(pa.array(rows)) for name in (left, right, product)]
+        all_numbers = self.numbers(left, right, product)
+        names = (left, right, product)
+        if self.has(*names) and all(pa.types.is_dictionary(self.columns[name].type) for name in names):
+            for rows, (one, other, result) in self.groups(names, all_numbers):
+                wrong[rows] = Fraction(one or 0) * Fraction(other or 0) != Fraction(result or 0)
+            return wrong
+        rows = np.flatnonzero(all_numbers)
+        factors = [self.texts(name).take(pa.array(rows)) for name in names]
         # Numbers with many digits apart: one of them would widen all.
         long = np.zeros(len(rows), np.int64)
         for texts in factors[:2]:
