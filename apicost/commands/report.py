@@ -38,7 +38,8 @@ Files in the folder of --out (one folder per month: they are overwritten):
   charges.xlsx  the charges as a workbook, a sheet per API (--format xlsx)
   report.json   the page's figures for programs (--format json)
 
-The month is one of the price book's time zone. A running daemon is not disturbed."""
+The month is one of the price book's time zone, held beside the month before; one that has not ended is forecast
+to its end. A running daemon is not disturbed."""
 
 EPILOG = """examples:
   apicost report --month 2026-11 -c apicost.yaml --out reports/2026-11

@@ -142,7 +142,7 @@ def _quality(f: Figures) -> dict[str, Any]:
         "confidence_wire_bytes": dict(f.confidence), "app_only_bytes": f.app_only_bytes,
         "app_only_calls": f.app_only_calls,
         "completeness": None if f.completeness is None else dict(f.completeness), "damaged": list(f.damaged),
-        "charges": f.charges,
+        "charges": f.charges, "unlocked_rates": list(f.unlocked),
     }  # fmt: skip
 
 

@@ -120,6 +120,7 @@ class Figures:
     apis: Mapping[str, ApiInfo]
     budgets: tuple[Variance, ...] = ()
     forecast: Forecast | None = None  # of a month that has not ended
+    unlocked: tuple[str, ...] = ()  # currencies whose exchange rate of the month may still change
 
     @property
     def failing_minor(self) -> int:
@@ -186,7 +187,7 @@ def figures(
         app_only_bytes=sums["app_only_bytes"], app_only_calls=sums["app_only_calls"],
         completeness=None if completeness is None else tuple(sorted(completeness.items())), damaged=tuple(damaged),
         charges=int(part.charges.sum()) + corrected.count, apis=dict(apis or {}),
-        budgets=budgets, forecast=coming,
+        budgets=budgets, forecast=coming, unlocked=tuple(rate.currency for rate in statement.unlocked_rates),
     )  # fmt: skip
 
 

@@ -153,6 +153,9 @@ def attention(f: Figures) -> list[str]:
     out = [f"Part of the ledger could not be read: {what}." for what in f.damaged]
     if f.forecast:
         out.append(f"The month has not ended: its data are complete to {f.forecast.as_of}.")
+    if f.unlocked:
+        rates = "rate is" if len(f.unlocked) == 1 else "rates are"
+        out.append(f"The exchange {rates} not locked: {', '.join(f.unlocked)}. The total may still change.")
     known = dict(f.completeness or ())
     lost = known.get("lines_lost", 0)
     if lost:

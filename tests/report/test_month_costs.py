@@ -218,3 +218,18 @@ def test_failing_and_undocumented_spend_is_told_by_kind():
     assert rows["undocumented"][0] == of_status["2xx"] and rows["undocumented"][1] == 0
     assert figures.failing_minor == of_status["4xx"] + of_status["5xx"]
     assert min(before for name, (_, before) in rows.items() if name.endswith("errors")) > 0
+
+
+def test_a_rate_that_may_change_is_said():
+    """An exchange rate that finance has not locked stands above the figures."""
+    text = """
+pricebook: {id: b, version: "1", currency: EUR, calendar: {time_zone: Europe/Berlin}}
+skus:
+  call: {meter: calls, unit: Requests, prices: [{from: 2026-01-01, mode: flat, price: "0.01", currency: USD}]}
+fx: [{from: USD, to: EUR, period: 2026-10, rate: "0.9", locked: LOCKED}]
+"""
+    table = usage([row(NOW, calls=100)])
+    for locked, said in (("true", False), ("false", True)):
+        statement = rate.rate(table, prices.parse(text.replace("LOCKED", locked)), NOW)
+        figures = monthly.figures(Bill(statement=statement), gather(table, NOW))
+        assert any("not locked: USD" in line for line in words.attention(figures)) is said
