@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apicost.catalog import prices
+from apicost.core.rating.bill import Bill
 from apicost.core.rating.period import month
 from apicost.report import export
-from apicost.report.tables import charges, sheet_names, summary, xlsx, xlsx_cells, xlsx_summary
+from apicost.report.focus.settings import FocusSettings
+from apicost.report.tables import charges, focus, sheet_names, summary, xlsx, xlsx_cells, xlsx_summary
 from apicost.report.tables.rows import Column, Kind, Rows
 from tests import usage_months
 from tests.report import bills
@@ -209,6 +211,32 @@ def test_a_date_on_the_summary_has_room(tmp_path):
     xlsx.write(text_rows(["a"]), tmp_path / "a.xlsx", unseen, about)
     width = openpyxl.load_workbook(tmp_path / "a.xlsx")["Summary"].column_dimensions["B"].width
     assert 17 <= width < 20
+
+
+def test_a_month_without_a_price_for_anything_is_a_workbook_too(tmp_path):
+    """Sheets without rows, tables without lines: totals are 0, and no sum is of itself."""
+    nothing = {"minute_unix_s": MONTH.start_unix_s, "match_state": "matched", "scope": "unknown", "api": "quiet",
+               "downstream_out_wire_bytes": 10**9}  # fmt: skip
+    book = prices.parse("""
+pricebook: {id: none, version: "1", currency: EUR, calendar: {time_zone: Europe/Berlin}}
+scopes: {internet: {peers: ["0.0.0.0/0", "::/0"]}}
+skus: {egress: {meter: bytes, where: {direction: egress, scope: internet}, unit: GB,
+  prices: [{from: 2026-01-01, mode: flat, price: "1"}]}}
+""")
+    bill = Bill(statement=bills.statement(usage_months.usage([nothing]), book))
+    assert len(bill) > 0 and bill.total == "0.00"
+    for rows, about in (
+        (charges.charges(bill, {}), summary.of_bill(bill)),
+        (focus.focus(bill, {}, "1.4", FocusSettings()), summary.of_focus(bill, "1.4")),
+    ):
+        xlsx.write(rows, tmp_path / "a.xlsx", unseen, about)
+        made = openpyxl.load_workbook(tmp_path / "a.xlsx")
+        assert made.sheetnames == ["Summary", "quiet"]
+        for row in made["Summary"].iter_rows():
+            for cell in row:
+                own = re.escape(cell.column_letter)
+                found = re.fullmatch(rf"=SUM\({own}(\d+):{own}(\d+)\)", str(cell.value))
+                assert not found or int(found[1]) <= int(found[2]) < cell.row
 
 
 def text_rows(values: list[str | None], split: bool = False) -> Rows:

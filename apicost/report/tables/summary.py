@@ -106,7 +106,7 @@ def _of_costs(
     unpriced = sum(sku.rows for sku in skus.values() if not sku.priced)
 
     def blocks(parts: list[Part], sum_of: _Sum) -> Sequence[Block]:
-        written = sum((part.sums[billed] for part in parts), Decimal(0))
+        written = sum((part.sums.get(billed, Decimal(0)) for part in parts), Decimal(0))
         if written != total:
             raise AssertionError(f"{title}: rows that sum to {written}, but a bill of {total}")
         facts: list[tuple[Cell, ...]] = [

@@ -87,7 +87,7 @@ def _write_block(sheet: Any, row: int, block: Block, widths: list[int], format_:
         for position, cell in enumerate(cells):
             if isinstance(cell, Number) and block.head:
                 letter = xl_col_to_name(position)
-                formula = f"=SUM({letter}{row - number + 1}:{letter}{row})" if is_total else cell.formula
+                formula = f"=SUM({letter}{row - number + 1}:{letter}{row})" if is_total and number else cell.formula
                 cell = replace(cell, places=max(numbers[position]), formula=formula)
             own = marks | (aligned[position] if block.head else _LEFT)
             width = _write_cell(sheet, row, position, cell, own, format_)
