@@ -72,6 +72,7 @@ def write_charges(
         for part in bill.parts():
             yield from _charge_pieces(part.statement, apis, api)
             yield from _correction_pieces(part, apis, api)
+            del part  # before the next one is made
 
     return _write(path, CHARGE_COLUMNS, pieces(), seen)
 
@@ -83,8 +84,14 @@ def write_usage(
 
     seen: as in `write_charges`.
     """
-    tables = (table for lot in usage for table in usage_tables(lot, period, api))
-    return _write(path, USAGE_COLUMNS, ((csvfile.encode(table), len(table)) for table in tables), seen)
+
+    def pieces() -> Iterator[tuple[csvfile.Bytes, int]]:
+        for lot in usage:
+            for table in usage_tables(lot, period, api):
+                yield csvfile.encode(table), len(table)
+            del lot  # before the next one is made
+
+    return _write(path, USAGE_COLUMNS, pieces(), seen)
 
 
 def keys_of(keys: pa.Table, api: str) -> np.ndarray:

@@ -78,6 +78,7 @@ class BillInLots:
         for number, statement in enumerate(self.statement.parts(), 1):
             last = number == self.statement.lots
             yield Bill(statement=statement, corrections=self.corrections if last else self.corrections.slice(0, 0))
+            del statement  # before the next one is made
 
 
 def fingerprint(statement: Statement) -> str:
