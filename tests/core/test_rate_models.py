@@ -18,6 +18,7 @@ from apicost.core.rating import days, external, period, rate
 from apicost.core.rating.models import Band, DatedPrices, Model, ModelPrices
 from apicost.core.rating.usage_rows import gather
 from apicost.report import explain
+from tests.laws.test_money_lots import lots_of
 from tests.store.batches import SCOPES, exchange, table
 from tests.usage_months import usage
 
@@ -376,3 +377,25 @@ def test_every_token_is_charged_once_or_unpriced_once(found, order):
         assert sum(both) == sum(each[1] + each[2] for each in found if each[0] == "big" and each[4] == "p")
     order.shuffle(rows)
     assert rated(rows, book(text)) == charges
+
+
+CALLS = "  call: {meter: calls, quantum: {bytes: 524288}, unit: Requests, prices: [{from: 2026-01-01, price: '0.1'}]}\n"
+DISCOUNT = "overrides: [{match: {consumer: p}, sku: llm, kind: contracted, discount_pct: '10'}]\n"
+
+
+@settings(max_examples=40)
+@given(found=ANY, cut=st.integers(0, 1 << 6))
+def test_lots_of_models_make_the_charges_of_the_whole(found, cut):
+    """A month that is rated lot by lot has the same lines and charges, of models and of blocks too."""
+    rows = [
+        row(name, prompt, completion, NOVEMBER.starts[day], consumer=consumer, llm_prompt_class=length,
+            operation_id=f"operation{day % 4}", calls=2, quanta_512k=day, calls_without_quanta=day % 2)
+        for name, prompt, completion, length, consumer, day in found
+    ]  # fmt: skip
+    asked = book(CALLS + OWN % ", consumer: q" + LLM % ("", ""), more=DISCOUNT)
+    parts = prompts.with_parts(usage(rows), external.columns_needed(asked))
+    whole = gather(parts, NOVEMBER, asked.price_changes(NOVEMBER.days))
+    statement = rate.rate_rows(whole, asked, NOVEMBER)
+    in_lots = rate.rate_lots(lots_of(whole, cut), asked, NOVEMBER)
+    assert (in_lots.lines, in_lots.total_minor) == (statement.lines, statement.total_minor)
+    assert [charge for lot in in_lots.parts() for charge in lot.charges.to_pylist()] == statement.charges.to_pylist()
