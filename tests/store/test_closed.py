@@ -7,10 +7,13 @@ import pytest
 
 from apicost.catalog import prices
 from apicost.commands import _closed
+from apicost.core.rating import rate
+from apicost.core.rating.bill import fingerprint
 from apicost.store import closed, compact
 from apicost.store.closed import DaysOf, DaySums, FrozenUsage
 from apicost.store.query import Ledger
 from tests.closing_ledgers import MONTHS, add, row, write_book
+from tests.usage_months import usage
 
 JULY = MONTHS["2026-07"]  # its prices change on the tenth
 
@@ -78,3 +81,18 @@ def test_control_sums_stay_when_a_ledger_is_compacted(tmp_path):
     assert sum(calls for _, calls, _ in late) == sum(calls for _, calls, _ in before) + 3
     compact.compact(tmp_path / "ledger", now_unix_s=JULY.end_unix_s + 90 * 86_400)
     assert sums() == late
+
+
+def test_a_fingerprint_is_that_of_the_charges(tmp_path):
+    """The same for the same usage in any order; another when a cent or a unit lies elsewhere, or a price is another."""
+    book, dearer = (prices.load(write_book(tmp_path / f"{p}.yaml", price=p)) for p in ("0.37", "0.38"))
+    given = rows(1)
+    made = [rate.rate(usage(lot), one, JULY) for lot, one in ((given, book), (given[::-1], book), (given, dearer))]
+    first, again, other = (fingerprint(statement) for statement in made)
+    assert first == again != other
+    for column in (made[1].billed_minor, made[1].quantity):
+        at = np.flatnonzero(column)[:2]
+        column[at] += np.array([1, -1])
+        assert fingerprint(made[1]) != first
+        column[at] -= np.array([1, -1])
+    assert fingerprint(made[1]) == first
