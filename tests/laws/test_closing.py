@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from apicost.catalog import prices
 from apicost.commands import _closed, _closing
 from apicost.core.rating import rate
-from apicost.store import compact, retention
-from apicost.store.catalogue import Catalogue
+from apicost.store import compact
 from apicost.store.closed import closed_months
 from apicost.store.query import Ledger
 from tests.closing_ledgers import MONTHS, add, bill, by_identity, close, content, row, write_book
@@ -93,9 +92,8 @@ def test_what_the_ledger_forgets_stays_booked(first, late, days):
         add(folder, "late", late)
         close(folder, CLOSED[1], book)
         before = [bill(folder, MONTHS[name], book) for name in CLOSED[:2]]
-        with Catalogue.open(folder) as catalogue:
-            now = MONTHS[CLOSED[0]].starts[0] + 86_400 * days
-            retention.retire(catalogue, exchange_days=0, minute_days=0, hour_days=0, now_unix_s=now)
+        now = MONTHS[CLOSED[0]].starts[0] + 86_400 * days
+        compact.compact(folder, now_unix_s=now, keep_days=(0, 0, 0))
         after = [bill(folder, MONTHS[name], book) for name in CLOSED[:2]]
         assert [table(one) for one in after] == [table(one) for one in before]
         with Ledger.open(folder) as ledger:
