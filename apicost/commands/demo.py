@@ -123,18 +123,23 @@ def _replay(folder: Path) -> str:
 
 def _report(folder: Path, month: str, out: Path) -> int:
     from apicost.commands import report
+    from apicost.report import pdf
 
+    formats = ["html", "pdf", "csv", "xlsx", "json"]
+    if reason := pdf.why_not():
+        say(f"No PDF: {reason}.")
+        formats.remove("pdf")
     common = ["-c", str(folder / "apicost.yaml"), "--month", month]
     with tempfile.TemporaryFile("w+") as listing:
         stdout, sys.stdout = sys.stdout, listing  # the list of files is told below, once
         try:
-            code = report.main([*common, "--out", str(out), "--format", "html,csv,json"])
+            code = report.main([*common, "--out", str(out), "--format", ",".join(formats)])
         finally:
             sys.stdout = stdout
     if code:
         return code
     _print(json.loads((out / "report.json").read_text()))
-    print("\nThe report, and the CSV files that its figures come from:")
+    print("\nThe report, and the files that its figures come from:")
     for path in sorted(out.iterdir()):
         if not path.name.startswith("."):
             print(f"  {path}")

@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from apicost.problems import InputError
 from apicost.report import pdf
 
 PAGE = "<html lang='en'><p>52.27 EUR for shop</p><svg viewBox='0 0 200 20'><text x='1' y='15'>Oct</text></svg></html>"
@@ -32,3 +33,22 @@ def test_a_page_that_asks_for_more_is_refused(outside):
     """Nothing is fetched while the PDF is made, from the network or from this machine's files."""
     with pytest.raises(ValueError, match="not self-contained"):
         pdf.pdf(f"<p>x</p><img src='{outside}'>")
+
+
+def test_a_machine_without_text_layout_says_what_to_install(monkeypatch):
+    """Where Pango is missing there is no traceback but the packages' names, and whoever asks before is told why."""
+    monkeypatch.setattr("builtins.__import__", no_pango(__import__))
+    assert "libpango" in (pdf.why_not() or "")
+    with pytest.raises(InputError, match="install Debian's libpango"):
+        pdf.pdf(PAGE)
+
+
+def no_pango(load):
+    """An import that fails as WeasyPrint's does without the library."""
+
+    def failing(name, *arguments, **named):
+        if name == "weasyprint":
+            raise OSError("cannot load library 'libpango-1.0-0'\nmore")
+        return load(name, *arguments, **named)
+
+    return failing
