@@ -20,7 +20,7 @@ COMMANDS = {
     "probe": "flows and turns as the kernel counts them, nothing else",
     "replay": "recorded flow and usage files through the same pipeline",
     "match": "the operation that a request belongs to",
-    "report": "the monthly report: HTML and CSV",
+    "report": "the monthly report: page, PDF, workbook, CSV",
     "export": "a month as CSV, Parquet, XLSX or JSON: usage, charges, FOCUS, journal",
     "prices": "check a price book, or compare two",
     "conformance": "what the traffic does that the documents do not say, and its cost",

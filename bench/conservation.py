@@ -25,7 +25,7 @@ from beancount.core.data import Transaction
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from apicost.core.rating.usage_rows import gather
-from apicost.report import monthly
+from apicost.report.month import monthly
 from tests import money_laws
 from tests.money_months import months
 from tests.usage_months import usage

@@ -19,7 +19,7 @@ import numpy as np
 from apicost.catalog import prices
 from apicost.core.rating import period, rate
 from apicost.core.rating.usage_rows import gather
-from apicost.report.forecast import DayQuantity, forecast
+from apicost.report.month.forecast import DayQuantity, forecast
 from tests.usage_months import usage
 
 BOOK = prices.parse(

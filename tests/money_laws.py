@@ -28,7 +28,8 @@ from apicost.core.rating import money
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.rate import MEASURES
 from apicost.core.rating.usage_rows import UsageRows, gather
-from apicost.report import export, journal, monthly
+from apicost.report import export, journal
+from apicost.report.month import monthly
 from tests.money_months import Made, rearranged
 from tests.usage_months import usage
 

@@ -16,12 +16,13 @@ from apicost.core.rating.rate import WIRE_BYTES
 from apicost.core.rating.statement import Statement
 from apicost.core.rating.usage_rows import SUMS, UsageRows, gather
 from apicost.problems import InputError
-from apicost.report import before, csvfile, export, monthly, pdf, render, words
-from apicost.report.before import Before
+from apicost.report import csvfile, export, pdf
 from apicost.report.conformance import page
 from apicost.report.conformance.formats import render as render_findings
 from apicost.report.conformance.outcome import Outcome, as_data
-from apicost.report.forecast import DayQuantity
+from apicost.report.month import before, monthly, render, words
+from apicost.report.month.before import Before
+from apicost.report.month.forecast import DayQuantity
 from apicost.report.tables import charges, summary, xlsx
 from apicost.store.closed import closed_month
 from apicost.store.query import Ledger

@@ -24,8 +24,9 @@ def write(out: Path, *, workbook: bool = False) -> None:
     from apicost.core.rating.bill import Bill
     from apicost.core.rating.corrections import corrections
     from apicost.core.rating.usage_rows import gather
-    from apicost.report import before, export, monthly, render
-    from apicost.report.forecast import DayQuantity
+    from apicost.report import export
+    from apicost.report.month import before, monthly, render
+    from apicost.report.month.forecast import DayQuantity
     from apicost.report.tables import charges, summary, xlsx
     from tests import usage_months
 

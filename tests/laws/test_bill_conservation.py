@@ -6,7 +6,7 @@ from apicost.catalog import prices
 from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
-from apicost.report import monthly
+from apicost.report.month import monthly
 from tests import money_laws
 from tests.money_months import months
 from tests.usage_months import usage

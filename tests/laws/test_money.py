@@ -16,7 +16,7 @@ from apicost.catalog import prices
 from apicost.core.rating import days, money, period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
-from apicost.report import monthly
+from apicost.report.month import monthly
 from tests.usage_months import usage
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,7 +11,8 @@ from apicost.catalog import prices
 from apicost.core.rating import days, money, period, rate, tags
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
-from apicost.report import explain, export, monthly
+from apicost.report import explain, export
+from apicost.report.month import monthly
 from tests.usage_months import usage
 
 HEAD = "pricebook: {id: law, version: '1', currency: EUR, calendar: {time_zone: America/Sao_Paulo}}\n"

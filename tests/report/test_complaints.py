@@ -36,7 +36,8 @@ from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
 from apicost.core.records import Confidence
 from apicost.core.scopes import Scopes
-from apicost.report import export, journal, monthly
+from apicost.report import export, journal
+from apicost.report.month import monthly
 from tests.money_laws import bean_check
 from tests.money_months import ZONES
 from tests.store.batches import exchange, table

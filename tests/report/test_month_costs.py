@@ -13,10 +13,10 @@ from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.corrections import corrections
 from apicost.core.rating.usage_rows import gather
-from apicost.report import monthly, render, words
-from apicost.report.before import before_of
-from apicost.report.labels import CORRECTIONS
-from apicost.report.overhead import KINDS
+from apicost.report.month import monthly, render, words
+from apicost.report.month.before import before_of
+from apicost.report.month.labels import CORRECTIONS
+from apicost.report.month.overhead import KINDS
 from tests.usage_months import usage
 
 BEFORE, NOW = period.month("2026-09", "Europe/Berlin"), period.month("2026-10", "Europe/Berlin")

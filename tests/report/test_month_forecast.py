@@ -1,4 +1,4 @@
-"""The forecast to month end: report/forecast.py, and how the command finds which days are complete."""
+"""The forecast to month end: report/month/forecast.py, and how the command finds which days are complete."""
 
 import json
 from datetime import date, timedelta
@@ -14,8 +14,8 @@ from apicost.catalog import prices
 from apicost.core.rating import days, period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
-from apicost.report import monthly, words
-from apicost.report.forecast import DayQuantity, forecast, outlook, scenario, weekday_index
+from apicost.report.month import monthly, words
+from apicost.report.month.forecast import DayQuantity, forecast, outlook, scenario, weekday_index
 from apicost.store.lake import Lake
 from tests.usage_months import usage
 

@@ -1,4 +1,4 @@
-"""What moved between two months, and why: report/movers.py over charges that the rating made."""
+"""What moved between two months, and why: report/month/movers.py over charges that the rating made."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -12,12 +12,12 @@ from apicost.catalog import model_prices, prices
 from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
-from apicost.report import labels, monthly, words
-from apicost.report.before import before_of
-from apicost.report.cells import cells_of, conditions
 from apicost.report.export import tags_of
-from apicost.report.movers import BookChange, decompose
-from apicost.report.part import Part
+from apicost.report.month import labels, monthly, words
+from apicost.report.month.before import before_of
+from apicost.report.month.cells import cells_of, conditions
+from apicost.report.month.movers import BookChange, decompose
+from apicost.report.month.part import Part
 from tests.usage_months import usage
 
 BEFORE, NOW = period.month("2026-09", "UTC"), period.month("2026-10", "UTC")

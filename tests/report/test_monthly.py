@@ -20,7 +20,8 @@ from apicost.core import records
 from apicost.core.rating import period, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.usage_rows import gather
-from apicost.report import explain, export, monthly, render, templating
+from apicost.report import explain, export, templating
+from apicost.report.month import monthly, render
 from apicost.store.lake import Lake
 from tests import usage_months
 

@@ -14,13 +14,13 @@ from typing import Any
 from apicost.core.rating import money
 from apicost.core.rating.budget import Variance
 from apicost.core.rating.period import utc_text
-from apicost.report import words
-from apicost.report.breakdown import Breakdown, Row
-from apicost.report.forecast import COVERAGE_PCT
-from apicost.report.monthly import Figures, SkuRow
-from apicost.report.movers import Mover
-from apicost.report.overhead import KINDS
-from apicost.report.shared import SharedFigure
+from apicost.report.month import words
+from apicost.report.month.breakdown import Breakdown, Row
+from apicost.report.month.forecast import COVERAGE_PCT
+from apicost.report.month.monthly import Figures, SkuRow
+from apicost.report.month.movers import Mover
+from apicost.report.month.overhead import KINDS
+from apicost.report.month.shared import SharedFigure
 
 
 def as_json(figures: Figures, conformance: Mapping[str, Any] | None = None) -> str:

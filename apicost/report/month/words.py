@@ -9,9 +9,9 @@ from __future__ import annotations
 import calendar
 
 from apicost.core.rating import money
-from apicost.report.forecast import COVERAGE_PCT
-from apicost.report.monthly import Figures
-from apicost.report.movers import BOOK, CONTRACT, RATE, Mover
+from apicost.report.month.forecast import COVERAGE_PCT
+from apicost.report.month.monthly import Figures
+from apicost.report.month.movers import BOOK, CONTRACT, RATE, Mover
 from apicost.report.templating import percent, size
 
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from apicost.core.rating import money
 from apicost.core.rating.rate import WIRE_BYTES
-from apicost.report.corrections import Corrections
-from apicost.report.labels import CORRECTIONS, Grouping, Label
-from apicost.report.part import Part
+from apicost.report.month.corrections import Corrections
+from apicost.report.month.labels import CORRECTIONS, Grouping, Label
+from apicost.report.month.part import Part
 
 TOP_ROWS = 30
 CLIENT_BYTES = ("downstream_in_wire_bytes", "downstream_out_wire_bytes")

@@ -11,8 +11,8 @@ import numpy as np
 
 from apicost.core.rating import money
 from apicost.core.rating.statement import UNALLOCATED
-from apicost.report.labels import BY_API, NOBODY, Label
-from apicost.report.part import Part
+from apicost.report.month.labels import BY_API, NOBODY, Label
+from apicost.report.month.part import Part
 
 TOP_BEARERS = 12
 

@@ -1,6 +1,6 @@
 """Why a month cost more or less than the one before: volume, price, mix and fixed cost, by API and operation.
 
-Rules of this file, for the cells of an API, or of an operation, in both months (report/cells.py):
+Rules of this file, for the cells of an API, or of an operation, in both months (report/month/cells.py):
 - Volume: what the change of the quantity of each meter (calls, bytes, tokens) comes to at last month's average
   price of that meter. What costs nothing in either month is no part of it.
 - Price: this month's quantity of each cell, at this month's average price less last month's. It is told apart by
@@ -23,8 +23,8 @@ from fractions import Fraction
 from apicost.core.rating import money
 from apicost.core.rating.pricebook import Price
 from apicost.core.rating.statement import Statement
-from apicost.report.cells import FIXED, Cell, CellKey, Cells
-from apicost.report.labels import CORRECTIONS, NOBODY, Label
+from apicost.report.month.cells import FIXED, Cell, CellKey, Cells
+from apicost.report.month.labels import CORRECTIONS, NOBODY, Label
 
 # The parts of a change, in the order of their columns.
 CAUSES = ("volume", "price", "mix", "fixed", "new", "gone", "corrections")

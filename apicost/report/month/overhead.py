@@ -20,7 +20,7 @@ from apicost.core import records
 from apicost.core.rating import money
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.rate import WIRE_BYTES, picks
-from apicost.report.part import Part
+from apicost.report.month.part import Part
 
 # What wire bytes are; all but the first is overhead.
 KINDS = ("own", "framing", "headers", "resent", "handshakes")

@@ -21,17 +21,17 @@ from apicost.core.rating.bill import Bill
 from apicost.core.rating.budget import Variance
 from apicost.core.rating.days import DayFigure
 from apicost.core.rating.usage_rows import UsageRows
-from apicost.report import labels, movers
-from apicost.report.before import Before, Spend, spend_of
-from apicost.report.breakdown import BACKEND_BYTES, CLIENT_BYTES, TOP_ROWS, Breakdown, Row, billed_by, breakdown
-from apicost.report.cells import cells_of
-from apicost.report.corrections import Corrections, corrections_of
 from apicost.report.export import ApiInfo, tags_of, with_owners
-from apicost.report.forecast import DayQuantity, Forecast, forecast
-from apicost.report.movers import Movers
-from apicost.report.overhead import WireCost, wire_costs
-from apicost.report.part import Part
-from apicost.report.shared import SharedFigure, shared_figures
+from apicost.report.month import labels, movers
+from apicost.report.month.before import Before, Spend, spend_of
+from apicost.report.month.breakdown import BACKEND_BYTES, CLIENT_BYTES, TOP_ROWS, Breakdown, Row, billed_by, breakdown
+from apicost.report.month.cells import cells_of
+from apicost.report.month.corrections import Corrections, corrections_of
+from apicost.report.month.forecast import DayQuantity, Forecast, forecast
+from apicost.report.month.movers import Movers
+from apicost.report.month.overhead import WireCost, wire_costs
+from apicost.report.month.part import Part
+from apicost.report.month.shared import SharedFigure, shared_figures
 
 __all__ = ["TOP_ROWS", "Breakdown", "Figures", "LegFigure", "Row", "SkuRow", "figures"]
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from apicost.core.rating.bill import Bill, minor_of
 from apicost.core.rating.statement import UNALLOCATED
 from apicost.report.export import keys_of
-from apicost.report.labels import NOBODY, Label, api_label
+from apicost.report.month.labels import NOBODY, Label, api_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

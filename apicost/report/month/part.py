@@ -20,7 +20,7 @@ from apicost.core.rating import money
 from apicost.core.rating.pricebook import TAGS
 from apicost.core.rating.statement import Statement
 from apicost.report.export import keys_of
-from apicost.report.labels import NOBODY, Grouping, Label
+from apicost.report.month.labels import NOBODY, Grouping, Label
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

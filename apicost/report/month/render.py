@@ -21,14 +21,15 @@ from apicost.core.rating.budget import Variance
 from apicost.core.rating.days import DayFigure
 from apicost.core.rating.period import utc_text
 from apicost.core.rating.statement import CORRECTION
-from apicost.report import charts, templating, words
-from apicost.report.as_json import as_json, percent_of, plain_fraction
+from apicost.report import charts, templating
 from apicost.report.conformance.page import View as Conformance
-from apicost.report.forecast import COVERAGE_PCT, BudgetForecast
-from apicost.report.monthly import Breakdown, Figures, SkuRow
-from apicost.report.movers import CAUSES, Mover
-from apicost.report.overhead import KINDS
-from apicost.report.shared import Bearer, SharedFigure
+from apicost.report.month import words
+from apicost.report.month.as_json import as_json, percent_of, plain_fraction
+from apicost.report.month.forecast import COVERAGE_PCT, BudgetForecast
+from apicost.report.month.monthly import Breakdown, Figures, SkuRow
+from apicost.report.month.movers import CAUSES, Mover
+from apicost.report.month.overhead import KINDS
+from apicost.report.month.shared import Bearer, SharedFigure
 from apicost.report.templating import part_text, percent, size
 
 __all__ = ["View", "as_json", "day_table", "html", "plain_fraction"]

@@ -10,15 +10,15 @@ from apicost.core.rating import money, rate
 from apicost.core.rating.bill import Bill
 from apicost.core.rating.pricebook import PriceBook
 from apicost.core.rating.statement import UNALLOCATED
-from apicost.report import cells, movers, overhead
-from apicost.report.breakdown import CLIENT_BYTES, billed_by
-from apicost.report.cells import Cell, CellKey, Conditions
-from apicost.report.corrections import corrections_of
 from apicost.report.export import ApiInfo, tags_of
-from apicost.report.labels import GROUPINGS, UNDOCUMENTED_STATES, Label
-from apicost.report.movers import Prices
-from apicost.report.overhead import wire_costs
-from apicost.report.part import Part
+from apicost.report.month import cells, movers, overhead
+from apicost.report.month.breakdown import CLIENT_BYTES, billed_by
+from apicost.report.month.cells import Cell, CellKey, Conditions
+from apicost.report.month.corrections import corrections_of
+from apicost.report.month.labels import GROUPINGS, UNDOCUMENTED_STATES, Label
+from apicost.report.month.movers import Prices
+from apicost.report.month.overhead import wire_costs
+from apicost.report.month.part import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from apicost.core.rating import money
 from apicost.core.rating.match import matches
 from apicost.core.rating.pricebook import Match, Price, PriceBook
 from apicost.core.rating.statement import USAGE, Line, Statement
-from apicost.report.labels import BY_API, BY_OPERATION, Label
-from apicost.report.part import Ints, Part, distinct
+from apicost.report.month.labels import BY_API, BY_OPERATION, Label
+from apicost.report.month.part import Ints, Part, distinct
 
 FIXED = "fixed"
 

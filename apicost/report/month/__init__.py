@@ -1,0 +1,1 @@
+"""The monthly report: figures computed once, then words, a page, JSON."""
