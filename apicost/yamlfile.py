@@ -31,11 +31,13 @@ class Document:
     """A file's data and where each value stands.
 
     lines: from a path of keys and indexes, such as ("skus", "call", "prices", 0), to its line.
+    problems: keys that stand twice and values with tags, where the caller goes on to look for more; else none.
     """
 
     file: str
     data: Any
     lines: dict[tuple[str | int, ...], int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
     def place(self, *path: str | int) -> str:
         """FILE:LINE of a value, or of the nearest enclosing one that exists."""
@@ -46,10 +48,11 @@ class Document:
         return self.file
 
 
-def load(path: Path | str, *, exact: bool = False, max_bytes: int = MAX_BYTES) -> Document:
+def load(path: Path | str, *, exact: bool = False, max_bytes: int = MAX_BYTES, collect: bool = False) -> Document:
     """Read one YAML or JSON file with the lines of its values.
 
     exact: leave unquoted numbers as the text that was written, so that 0.09 never becomes a float.
+    collect: leave duplicate keys and unknown tags in `problems`, for a caller that tells them with its own findings.
 
     Raises InputError: not readable, too large, too deep, not YAML, an unknown tag, a duplicate key.
     """
@@ -61,10 +64,10 @@ def load(path: Path | str, *, exact: bool = False, max_bytes: int = MAX_BYTES) -
         raise _one(name, f"cannot be read: {error.strerror}", "name a file that exists and is readable") from None
     if len(raw) > max_bytes:
         raise _one(name, f"is larger than {max_bytes} bytes", "split the file")
-    return parse(raw, name, exact=exact)
+    return parse(raw, name, exact=exact, collect=collect)
 
 
-def parse(raw: bytes | str, name: str, *, exact: bool = False) -> Document:
+def parse(raw: bytes | str, name: str, *, exact: bool = False, collect: bool = False) -> Document:
     """The same for text at hand; `name` stands in the places of problems."""
     try:
         bound_depth(raw, name)
@@ -78,9 +81,9 @@ def parse(raw: bytes | str, name: str, *, exact: bool = False) -> Document:
         raise _one(name, f"is not valid YAML: {error}", "write UTF-8 text, less deeply nested") from None
     builder = _Builder(name, exact)
     data = None if node is None else builder.build(node, (), 0)
-    if builder.problems:
+    if builder.problems and not collect:
         raise InputError(builder.problems)
-    return Document(name, data, builder.lines)
+    return Document(name, data, builder.lines, builder.problems)
 
 
 def bound_depth(raw: bytes | str, name: str) -> None:

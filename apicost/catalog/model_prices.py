@@ -61,6 +61,12 @@ def problems(book: PriceBook) -> list[Problem]:
     return found
 
 
+def providers() -> list[str]:
+    """The providers that the list has. Raises InputError where it is not installed."""
+    source()
+    return sorted(provider.id for provider in _providers())
+
+
 def is_needed(book: PriceBook) -> bool:
     """Whether a book has external prices, for which the models of a month must be looked up."""
     return next(iter(_external(book)), None) is not None

@@ -28,18 +28,20 @@ MAX_BYTES = 4 << 20
 _TOP = ("pricebook", "rounding", "scopes", "skus", "shared_costs", "fx", "overrides", "budgets", "tags")
 
 
-def load(path: Path | str) -> PriceBook:
+def load(path: Path | str, providers: Callable[[], Sequence[str]] | None = None) -> PriceBook:
     """Read a price book.
+
+    providers: what an external price may name, asked only where one does; without it that is not looked at.
 
     Raises InputError with every problem of the file. What is legal but surprising, such as days between
     two prices that have none, stands in the book's `remarks`.
     """
-    return _read(yamlfile.load(path, exact=True, max_bytes=MAX_BYTES))
+    return _read(yamlfile.load(path, exact=True, max_bytes=MAX_BYTES, collect=True), providers)
 
 
 def parse(text: str, name: str = "prices.yaml") -> PriceBook:
     """The same for text at hand."""
-    return _read(yamlfile.parse(text, name, exact=True))
+    return _read(yamlfile.parse(text, name, exact=True, collect=True))
 
 
 def require(book: PriceBook, month: Period) -> None:
@@ -58,8 +60,10 @@ def require(book: PriceBook, month: Period) -> None:
         raise InputError(problems)
 
 
-def _read(document: yamlfile.Document) -> PriceBook:
+def _read(document: yamlfile.Document, providers: Callable[[], Sequence[str]] | None = None) -> PriceBook:
     reader = _Reader(document)
+    reader.problems += document.problems
+    reader.providers = providers
     book = reader.book()
     if reader.problems:
         raise InputError(reader.problems)
@@ -151,7 +155,27 @@ class _Reader(Skus, Terms):
                         'write an address and prefix length, such as "10.0.0.0/8"',
                     )  # fmt: skip
             scopes.append((name, tuple(str(peer) for peer in peers)))
+        if not self.problems:
+            self._remark_on_hidden_peers(scopes)
         return tuple(scopes)
+
+    def _remark_on_hidden_peers(self, scopes: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        """Networks that lie in one of a scope above: the first match wins, so they never decide."""
+        above: dict[int, dict[Any, str]] = {4: {}, 6: {}}  # network -> the scope that has it first
+        for name, peers in scopes:
+            networks = [ipaddress.ip_network(peer) for peer in peers]
+            for network in networks:
+                known = above[network.version]
+                lengths = sorted({other.prefixlen for other in known if other.prefixlen <= network.prefixlen})
+                covers = (network.supernet(new_prefix=length) for length in lengths)
+                first = next((cover for cover in covers if cover in known), None)
+                if first is not None:
+                    self.remarks.append(
+                        f"{self.document.place('scopes', name)}: {network} of scope {name} lies in {first} of scope "
+                        f"{known[first]}, which comes first: it counts as {known[first]}. Move {name} above it"
+                    )
+            for network in networks:
+                above[network.version].setdefault(network, name)
 
 
 def _is_zone(name: Any) -> bool:

@@ -9,7 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -43,6 +43,7 @@ class Skus(Values):
 
     scopes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     own_currency: str = ""
+    providers: Callable[[], Sequence[str]] | None = None
 
     def _skus(self, data: Any) -> tuple[Sku, ...]:
         if data is None:
@@ -248,7 +249,11 @@ class Skus(Values):
             if "pool" in data:
                 self._problem((*path, "pool"), f"{name}: models' prices have no tiers to be pooled", "remove pool")
             if "provider" in data:
-                self._name(data, "provider", path)
+                provider = self._name(data, "provider", path)
+                known = self.providers() if self.providers and data.get("source") in SOURCES else (provider,)
+                if provider not in known:
+                    fact = f"{name}: {data['source']} has no provider {provider!r}"
+                    self._problem((*path, "provider"), fact, nearest(provider, known))
         elif "price" in _MODES[mode]:
             amount = self._amount(name, "price", data.get("price"), (*path, "price"))
             place = self.document.place(*path, "price")

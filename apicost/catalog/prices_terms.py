@@ -166,7 +166,8 @@ class Terms(Values):
             entry = self._mapping(entry, path, _FX)
             source = self._currency("fx", "from", entry.get("from"), path)
             target = self._currency("fx", "to", entry.get("to"), path)
-            if len(self.problems) == before and (target != currency or source == currency):
+            known = currency in CODES  # else the book's own currency is the problem, once
+            if known and len(self.problems) == before and (target != currency or source == currency):
                 self._problem(
                     path, f"fx: {source} to {target} converts nothing: prices become {currency}",
                     f"write the rate from the price's currency to {currency}",

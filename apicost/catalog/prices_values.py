@@ -16,6 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 from apicost import yamlfile
+from apicost.core.currencies import CODES
+from apicost.core.naming import operations
 from apicost.core.rating.pricebook import Match
 from apicost.problems import Problem
 
@@ -26,7 +28,16 @@ _DECIMAL = re.compile(r"(\d{1,12})(?:\.(\d{1,12}))?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
-_CURRENCY = re.compile(r"[A-Z]{3}")
+
+# What some columns of usage have as values: another one would match no row, so that its price or contract silently
+# held for nothing.
+_CLOSED: Mapping[str, Sequence[str]] = {
+    "status_class": ("1xx", "2xx", "3xx", "4xx", "5xx"),
+    "match_state": (
+        operations.MATCHED, operations.UNDOCUMENTED_PATH, operations.UNDOCUMENTED_METHOD, operations.UNKNOWN_HOST,
+        operations.UNATTRIBUTED, operations.CONTROL,
+    ),
+}  # fmt: skip
 
 Path_ = tuple[str | int, ...]
 
@@ -142,10 +153,11 @@ class Values:
         return ""
 
     def _currency(self, name: str, key: str, value: Any, path: Path_) -> str:
-        if isinstance(value, str) and _CURRENCY.fullmatch(value):
+        if isinstance(value, str) and value in CODES:
             return value
         said = f"{name}: {key}" if name else key
-        self._problem((*path, key), f"{said} {value!r} is not an ISO 4217 code", "write such as EUR")
+        fix = f"write {value.upper()}" if isinstance(value, str) and value.upper() in CODES else "write such as EUR"
+        self._problem((*path, key), f"{said} {value!r} is not an ISO 4217 code", fix)
         return str(value)
 
     def _match(self, name: str, data: Mapping[str, Any], path: Path_, known: Mapping[str, str]) -> Match:
@@ -166,6 +178,11 @@ class Values:
         for item in values or [None]:
             if not isinstance(item, str) or not item:
                 self._problem((*path, key), f"{name}: {key} {item!r} is not a text", f"write {key}: NAME")
+            elif key in _CLOSED and item not in _CLOSED[key]:
+                fact = f"{name}: {key} {item!r} is not one of {', '.join(_CLOSED[key])}"
+                self._problem((*path, key), fact, nearest(item, _CLOSED[key]))
+            elif key == "method" and item != item.upper():
+                self._problem((*path, key), f"{name}: no request has method {item!r}", f"write {item.upper()}")
         return tuple(map(str, values))
 
     def _problem(self, path: Path_, fact: str, fix: str) -> None:

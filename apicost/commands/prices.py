@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    book = prices.load(options.files[0])
+    book = prices.load(options.files[0], model_prices.providers)
     if found := model_prices.problems(book):
         raise InputError(found)
     if options.month:
