@@ -139,16 +139,17 @@ class Rules:
 
 def load(path: Path | str, book: PriceBook) -> Rules:
     """Read a rules file for a price book. Raises InputError with every problem of the file."""
-    return _read(yamlfile.load(path, exact=True, max_bytes=MAX_BYTES), book)
+    return _read(yamlfile.load(path, exact=True, max_bytes=MAX_BYTES, collect=True), book)
 
 
 def parse(text: str, book: PriceBook, name: str = "rules.yaml") -> Rules:
     """The same for text at hand."""
-    return _read(yamlfile.parse(text, name, exact=True), book)
+    return _read(yamlfile.parse(text, name, exact=True, collect=True), book)
 
 
 def _read(document: yamlfile.Document, book: PriceBook) -> Rules:
     reader = _Reader(document, book)
+    reader.problems += document.problems
     rules = reader.rules()
     if reader.problems:
         raise InputError(reader.problems)

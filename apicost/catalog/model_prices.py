@@ -67,6 +67,17 @@ def providers() -> list[str]:
     return sorted(provider.id for provider in _providers())
 
 
+def remarks(book: PriceBook) -> list[str]:
+    """Models that a book's SKUs name and the list has no price for: legal, as they are unpriced, but seldom meant."""
+    found = []
+    for sku, price in _external(book):
+        for name in sku.where.get("llm_model", ()):
+            model = _model(name, price.provider)
+            if model.reason:
+                found.append(f"{price.place}: {sku.id}: model {name!r} stays unpriced: {model.reason}")
+    return found
+
+
 def is_needed(book: PriceBook) -> bool:
     """Whether a book has external prices, for which the models of a month must be looked up."""
     return next(iter(_external(book)), None) is not None

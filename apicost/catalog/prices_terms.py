@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from apicost.catalog.prices_values import Path_, Values, nearest
+from apicost.core.currencies import CODES
 from apicost.core.rating.pricebook import (
     BUDGET_MATCH,
     COMMITMENT,

@@ -58,7 +58,7 @@ def _check(options: argparse.Namespace) -> int:
         raise InputError(found)
     if options.month:
         prices.require(book, _months.month_of(options.month, book))
-    for remark in book.remarks:
+    for remark in (*book.remarks, *model_prices.remarks(book)):
         print(f"note: {remark}", file=sys.stderr)
     if options.json:
         print(json.dumps(_as_data(book), ensure_ascii=False, indent=1))

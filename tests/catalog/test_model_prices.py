@@ -203,3 +203,15 @@ def test_the_check_says_what_a_book_prices_by_a_list(tmp_path, capsys):
     file.write_text(HEAD + "skus:\n" + calls + own + SKU % ("llm", ", provider: azure"))
     assert command.main(["check", str(file)]) == 0
     assert "each model's prices at azure by genai-prices, but for what own prices" in capsys.readouterr().err
+
+
+def test_a_model_that_a_book_names_and_the_list_does_not_know_is_a_remark():
+    """`prices check` says so before a month is unpriced."""
+    book = prices.parse(
+        "pricebook: {id: t, version: '1', currency: USD}\n"
+        "skus: {x: {meter: tokens, unit: Tokens, where: {model: [gpt-4o, gpt-99-imaginary]}, "
+        "prices: [{from: 2026-01-01, mode: external, source: genai-prices}]}}",
+        "p.yaml",
+    )
+    (remark,) = model_prices.remarks(book)
+    assert remark.startswith("p.yaml:2: x: model 'gpt-99-imaginary' stays unpriced: genai-prices")

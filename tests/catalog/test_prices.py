@@ -335,3 +335,68 @@ shared_costs: [{id: n, amount: x, period: monthly, weights: {calls: 1}}]
 """
     )
     assert sorted(place.split(": ")[0] for place in problems(HEAD + text)) == [f"p.yaml:{n}" for n in range(3, 8)]
+
+
+def test_all_problems_come_at_once_with_duplicate_keys_among_them():
+    """A key that stands twice does not hide what else is wrong."""
+    text = HEAD + "skus:\n  a: {meter: calls, unit: GB, prices: []}\n  a: {meter: calls, unit: GiB, prices: []}\nx: 1\n"
+    found = problems(text)
+    assert "p.yaml:4: key 'a' stands twice in this mapping" in found
+    assert {fact.split(": ", 1)[0] for fact in found} == {"p.yaml:4", "p.yaml:5"} and len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("status_class: 6xx", "x: status_class '6xx' is not one of 1xx, 2xx, 3xx, 4xx, 5xx"),
+        ("status_class: [2xx, '404']", "x: status_class '404' is not one of 1xx, 2xx, 3xx, 4xx, 5xx"),
+        ("match_state: mached", "x: match_state 'mached' is not one of matched, undocumented-path"),
+        ("method: get", "x: no request has method 'get'"),
+    ],
+)
+def test_a_value_that_no_usage_can_have_is_a_problem(where, told):
+    """A typo in a closed set would match no row: the price would silently hold for nothing. In contracts, too."""
+    sku = (
+        f"skus: {{x: {{meter: calls, unit: Requests, where: {{{where}}}, prices: [{{from: 2026-01-01, price: '1'}}]}}}}"
+    )
+    assert problems(HEAD + sku)[0].startswith(f"p.yaml:2: {told}")
+    contract = f"overrides: [{{match: {{{where}}}, kind: contracted, discount_pct: '5'}}]\n"
+    told = told.replace("x:", "contract:", 1) if "match_state" not in where else "unknown key 'match_state'"
+    assert problems(HEAD + CALL + contract)[0].startswith(f"p.yaml:3: {told}")
+
+
+def test_a_currency_is_one_that_exists():
+    """Three capitals are not enough; and a wrong currency of the book is told once, not by each rate again."""
+    assert problems(HEAD.replace("EUR", "EUS") + CALL + "fx: [{from: USD, to: EUR, period: 2026-10, rate: '1'}]\n") == [
+        "p.yaml:1: currency 'EUS' is not an ISO 4217 code"
+    ]
+    with pytest.raises(InputError) as caught:
+        prices.parse(HEAD.replace("EUR", "eur") + CALL, "p.yaml")
+    assert caught.value.problems[0].fix == "write EUR"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "told"),
+    [
+        ("{all: {peers: ['0.0.0.0/0']}, az: {peers: ['10.1.0.0/20']}}", ["10.1.0.0/20 of scope az lies in 0.0.0.0/0"]),
+        (
+            "{a: {peers: ['fd00::/8']}, b: {peers: ['fd00::/8', '10.0.0.0/8']}}",
+            ["fd00::/8 of scope b lies in fd00::/8"],
+        ),
+        ("{az: {peers: ['10.1.0.0/20']}, all: {peers: ['0.0.0.0/0', '::/0', '10.0.0.0/8']}}", []),
+    ],
+)
+def test_a_network_that_an_earlier_scope_hides_is_a_remark(scopes, told):
+    """The first match wins: a zone below "everything" never counts, and its traffic is priced as the internet's."""
+    remarks = prices.parse(HEAD + f"scopes: {scopes}\n" + CALL, "p.yaml").remarks
+    assert len(remarks) == len(told)
+    assert all(text in remark for text, remark in zip(told, remarks, strict=True))
+
+
+def test_a_provider_is_looked_up_with_everything_else():
+    """`prices check` tells an unknown provider together with the file's other problems."""
+    text = HEAD + MODELS % ("tokens", "GB", "currency: USD, ", "provider: openia") + "\n"
+    with pytest.raises(InputError) as caught:
+        prices._read(prices.yamlfile.parse(text, "p.yaml", exact=True), lambda: ["azure", "openai"])
+    told = [(problem.fact, problem.fix) for problem in caught.value.problems]
+    assert len(told) == 2 and told[1] == ("x: genai-prices has no provider 'openia'", "did you mean 'openai'?")

@@ -9,8 +9,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from apicost.core.currencies import CODES
 from apicost.report.focus.columns import CURRENCY, DETAILS, OBJECT, PRICE, TAGS, TEXT, TIME, UNIT, Column
-from apicost.report.focus.currencies import CODES
 from apicost.report.focus.piece import NUMBER, Mask, Piece
 
 TIME_FORM = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
