@@ -37,10 +37,10 @@ def run(ledger, folder, currency, *more, config="{}"):
 
 
 def test_rules_that_are_broken_are_told(ledger, tmp_path, capsys):
-    """A currency that is none: the file is written, the rule, column, effect and fix are told, and exit is 1."""
-    assert run(ledger, tmp_path, "QQQ") == 1
+    """A control character in a name: the file is written, rule, column, effect and fix are told, and exit is 1."""
+    assert run(ledger, tmp_path, "EUR", config='focus: {service_name: "API\\x07"}') == 1
     said = capsys.readouterr().err
-    assert "BillingCurrency 'QQQ'" in said and "currency-code" in said and "fix: write such as EUR" in said
+    assert "ServiceName 'API\\x07'" in said and "text-control" in said and "fix: remove them, or write %XX" in said
     assert (tmp_path / "f.csv").stat().st_size > 1000
 
 

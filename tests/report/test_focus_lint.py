@@ -200,7 +200,13 @@ DEFECTS = [
     ("another sub account", "allocated-origin", "1.4", "SubAccountId", share,
      to(SubAccountId="shop", SubAccountName="Shop")),
     ("tags twice", "allocated-tags", "1.4", "AllocatedTags", share, to(Tags='{"a":"1"}', AllocatedTags='{"a":"2"}')),
+    # What the eye does not see:
+    ("name of no-break spaces", "blank", "1.2", "ServiceName", usage, to(ServiceName="\u00a0 \u200b")),
+    ("control character", "text-control", "1.2", "ResourceName", usage, to(ResourceName="GET\x07 /a")),
+    ("null that is a word", "placeholder", "1.2", "InvoiceId", usage, to(InvoiceId="NULL")),
+    ("not applicable", "placeholder", "1.2", "RegionName", usage, to(RegionId="r-1", RegionName="n/a")),
     # Across rows:
+    ("account in two currencies", "currency-mixed", "1.2", "BillingCurrency", usage, to(BillingCurrency="USD")),
     ("price of two SKUs", "price-parent", "1.2", "SkuId", usage, to(SkuId="other")),
     ("SKU of two meters", "meter-changes", "1.2", "SkuMeter", usage, to(SkuMeter="other")),
     ("price that changes", "price-changes", "1.2", "PricingCurrencyListUnitPrice", usage,

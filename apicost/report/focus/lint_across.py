@@ -31,6 +31,7 @@ class Across:
     def __init__(self) -> None:
         self.sku_of: dict[str, str | None] = {}
         self.meter_of: dict[str, str | None] = {}
+        self.currency_of: dict[str, str | None] = {}
         self.price_of: dict[Texts, str | None] = {}
         self.origins: dict[Texts, dict[str, str | None]] = {}
         self.ratios: dict[Texts, Fraction] = {}
@@ -41,6 +42,8 @@ class Across:
         all_rows = np.ones(piece.rows, np.bool_)
         yield from self._one(piece, "price-parent", self.sku_of, ("SkuPriceId", "SkuId"), all_rows)
         yield from self._one(piece, "meter-changes", self.meter_of, ("SkuId", "SkuMeter"), all_rows)
+        account = ("BillingAccountId", "BillingCurrency")
+        yield from self._one(piece, "currency-mixed", self.currency_of, account, all_rows)
         first = ~piece.equal("ChargeClass", "Correction")
         name = "PricingCurrencyListUnitPrice" if piece.has("PricingCurrencyListUnitPrice") else "ListUnitPrice"
         for row, (price_id, currency, start, price) in piece.distinct(

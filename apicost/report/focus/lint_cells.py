@@ -16,6 +16,11 @@ from apicost.report.focus.piece import NUMBER, Mask, Piece
 TIME_FORM = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 # What readers that guess types take for a number, a date or a truth.
 GUESSED = r"^([+-]?[0-9]+([.][0-9]*)?|[0-9]{1,4}[-/][0-9]{1,2}[-/][0-9]{1,4}([T ][0-9:.]+Z?)?|(?i)true|false)$"
+# Spaces of every script, and what has no width.
+_BLANK = r"^[\s\p{Z}\x{200b}\x{2060}\x{feff}]+$"
+# All but the tab and line breaks, which a quoted cell may have.
+_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+_PLACEHOLDER = r"^(?i)(null|nan|none|n/a|#n/a|not applicable|nil|undefined)$"
 _FORMULA = r"^[=+\-@\t\r\n]"
 _SIZES = {"b", "B", *(f"{p}{i}{b}" for p in "KMGTPE" for i in ("", "i") for b in "bB")}
 _TIMES = {"Year", "Month", "Day", "Hour", "Minute", "Second"}
@@ -67,8 +72,10 @@ def of_cells(piece: Piece, known: Mapping[str, Column]) -> Iterator[tuple[str, s
             yield "choice", name, piece.filled(name) & ~piece.equal(name, *column.choices)
         else:
             if not column.is_ours:
-                yield "blank", name, piece.matches(name, r"^\s+$")
+                yield "blank", name, piece.matches(name, _BLANK)
+                yield "placeholder", name, piece.matches(name, _PLACEHOLDER)
             if column.kind == TEXT:
+                yield "text-control", name, piece.matches(name, _CONTROL)
                 yield "cell-formula", name, piece.matches(name, _FORMULA)
 
 
