@@ -57,7 +57,9 @@ def inspect(path: Path) -> BillFile:
         parquet, gzipped = head == b"PAR1", head[:2] == b"\x1f\x8b"
         names = pq.read_schema(path).names if parquet else _header(path, gzipped)
     except _CSV_ERRORS as error:
-        raise problem(str(path), f"can't be read: {_said(error)}", "name a CSV, CSV.gz or Parquet file") from None
+        coding = isinstance(error, UnicodeDecodeError) and not parquet
+        fix = "save it as CSV in UTF-8" if coding else "name a CSV, CSV.gz or Parquet file"
+        raise problem(str(path), f"can't be read: {_said(error)}", fix) from None
     columns: dict[str, str] = {}
     twice = []
     for name in names:

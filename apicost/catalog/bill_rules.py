@@ -272,7 +272,7 @@ class _Reader(Values):
     def _sku(self, data: Mapping[str, Any], path: Path_) -> str | None:
         if "sku" not in data:
             return None
-        if data["sku"] not in self.meters:
+        if not isinstance(data["sku"], str) or data["sku"] not in self.meters:
             self._problem((*path, "sku"), f"{data['sku']!r} is no SKU of {self.book.id}",
                           nearest(str(data["sku"]), sorted(self.meters)))  # fmt: skip
         return str(data["sku"])
@@ -293,6 +293,8 @@ class _Reader(Values):
         if isinstance(value, dict):
             value = self._mapping(value, here, ("from", "to"))
             of, value = value.get("from"), value.get("to")
+            if of is not None and not isinstance(of, str):
+                self._problem(here, f"unit is from {of!r}, which is no text", "write the unit that lines say: GB")
         if not isinstance(value, str) or value not in BILL_UNITS:
             self._problem(here, f"unit {value!r} is none that counts requests, bytes or tokens",
                           nearest(str(value), list(BILL_UNITS)))  # fmt: skip

@@ -228,7 +228,7 @@ class Skus(Values):
         if since is None and len(self.problems) == before:
             self._problem(path, f"{name}: this price has no from: date", "write from: 2026-01-01")
         mode = data.get("mode", "flat" if "price" in data else "graduated")
-        if mode not in _MODES:
+        if not isinstance(mode, str) or mode not in _MODES:
             self._problem((*path, "mode"), f"{name}: mode {mode!r} is not known", f"write {', '.join(_MODES)}")
             return None
         if data.get("window", "billing_month") != "billing_month":
@@ -250,7 +250,7 @@ class Skus(Values):
                 self._problem((*path, "pool"), f"{name}: models' prices have no tiers to be pooled", "remove pool")
             if "provider" in data:
                 provider = self._name(data, "provider", path)
-                known = self.providers() if self.providers and data.get("source") in SOURCES else (provider,)
+                known = self.providers() if self.providers and data.get("source") in list(SOURCES) else (provider,)
                 if provider not in known:
                     fact = f"{name}: {data['source']} has no provider {provider!r}"
                     self._problem((*path, "provider"), fact, nearest(provider, known))

@@ -180,6 +180,8 @@ class Terms(Values):
             locked = entry.get("locked", False)
             if not isinstance(locked, bool):
                 self._problem((*path, "locked"), f"fx: locked {locked!r} is not true or false", "write true")
+            if not isinstance(entry.get("source", ""), str):
+                self._problem((*path, "source"), f"fx: source {entry['source']!r} is not a text", 'write source: "ECB"')
             if other := found.get((source, month)):
                 self._problem(path, f"fx: {source} has two rates in {month} (see {other.place})", "remove one of them")
             if len(self.problems) == before and rate is not None:

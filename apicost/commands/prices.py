@@ -102,7 +102,7 @@ def _diff_text(found: Comparison, statements: Sequence[Statement]) -> str:
         for c in found.costs
     ]  # fmt: skip
     before, after = (Fraction(s.total_minor, 10**s.book.statement_scale) for s in statements)
-    rows.append(["billed", old.total, new.total, _places(after - before, scale, sign=True),
+    rows.append(["billed", *(_places(x, scale) for x in (before, after)), _places(after - before, scale, sign=True),
                  _percent(after - before, before)])  # fmt: skip
     lines = [f"{old.period.name}, {currency}: what its usage costs by each price book", *_aligned(rows)]
     if found.unpriced:

@@ -1,5 +1,6 @@
 """The price book file: what is read, and every way in which it can be wrong."""
 
+import json
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -400,3 +401,36 @@ def test_a_provider_is_looked_up_with_everything_else():
         prices._read(prices.yamlfile.parse(text, "p.yaml", exact=True), lambda: ["azure", "openai"])
     told = [(problem.fact, problem.fix) for problem in caught.value.problems]
     assert len(told) == 2 and told[1] == ("x: genai-prices has no provider 'openia'", "did you mean 'openai'?")
+
+
+def _places(data, path=()):
+    yield path
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        yield from _places(value, (*path, key))
+
+
+def _with(data, path, value):
+    if not path:
+        return value
+    out = dict(data) if isinstance(data, dict) else list(data)
+    out[path[0]] = _with(data[path[0]], path[1:], value)
+    return out
+
+
+@pytest.mark.parametrize("file", ["prices.yaml", "prices-llm.yaml"])
+def test_a_value_of_any_other_kind_anywhere_is_a_problem_or_read(file):
+    """A list, a mapping, nothing or a truth in any place of a book: never anything but a book or its problems."""
+    data = prices.yamlfile.load(ROOT / "specs" / file, exact=True).data
+    for path in _places(data):
+        for value in ([], ["x"], {}, {"a": "b"}, None, True, "", "x" * 300):
+            text = json.dumps(_with(data, path, value))
+            try:
+                prices._read(prices.yamlfile.parse(text, "p.yaml", exact=True), lambda: ["openai"])
+            except InputError as error:
+                assert all(problem.fix and problem.effect for problem in error.problems)
+
+
+def test_the_source_of_a_rate_is_a_text():
+    """It is printed on the statement: a list is no source."""
+    text = HEAD + CALL + "fx: [{from: USD, to: EUR, period: 2026-10, rate: '1', source: [ECB]}]\n"
+    assert problems(text) == ["p.yaml:3: fx: source ['ECB'] is not a text"]

@@ -65,6 +65,21 @@ def test_a_file_without_rules_is_said(text):
         parse(text)
 
 
+@pytest.mark.parametrize("sku", ["[net]", "{a: b}", "null", "true"])
+def test_a_sku_that_is_no_text_is_a_problem(sku):
+    """A list of SKUs is what a group has: a rule names one."""
+    with pytest.raises(InputError) as caught:
+        parse(f"- {{match: {{SkuId: OUT}}, sku: {sku}}}\n")
+    assert "is no SKU of" in caught.value.problems[0].fact
+
+
+def test_a_unit_is_taken_from_a_text():
+    """`from` is compared with what a line says: a list would never fit."""
+    with pytest.raises(InputError) as caught:
+        parse("- {match: {SkuId: OUT}, sku: net, unit: {from: [GB], to: GiB}}\n")
+    assert caught.value.problems[0].fact == "unit is from ['GB'], which is no text"
+
+
 def test_a_list_alone_is_rules():
     """The sections beside `rules` may be left out with its name."""
     rules = parse("- {match: {SkuId: OUT}, sku: net}\n")

@@ -341,3 +341,13 @@ def test_a_bill_without_billing_periods_is_of_its_own_calendar(tmp_path):
     assert read(tmp_path, [line]).start_unix_s == UTC.start_unix_s
     zoned = "bill: {time_zone: America/New_York}\n" + RULES
     assert read(tmp_path, [line], zoned).start_unix_s == UTC.start_unix_s + 4 * 3600  # clocks change on the first
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "latin-1"])
+def test_text_of_another_coding_is_to_be_saved_as_utf_8(tmp_path, coding):
+    """A spreadsheet's "Unicode text": the fix says what to do, not that a CSV is wanted."""
+    path = tmp_path / "bill.csv"
+    path.write_bytes("BilledCost,Caf\u00e9\n1,2\n".encode(coding))
+    with pytest.raises(InputError) as caught:
+        bill_files.inspect(path)
+    assert caught.value.problems[0].fix == "save it as CSV in UTF-8"

@@ -71,6 +71,10 @@ def test_the_difference_is_a_table_for_people(folder, capsys):
     text = capsys.readouterr().out
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
     assert rows["backend-internal"].split()[2:4] == ["no", "price"]
+    assert run(folder, "prices", "diff", PRICES, folder / "new.yaml", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    totals = [f"{Decimal(found[book]['billed_cost']):,}" for book in ("old", "new")]
+    assert rows["billed"].split()[1:3] == totals and "," in totals[1]  # written as the rows above are
     assert rows["billed"].rstrip().endswith("%") and "+" in rows["billed"]
     assert "Without a price, so in no total:" in text
     assert run(folder, "prices", "diff", PRICES, PRICES) == 0
