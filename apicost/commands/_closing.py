@@ -66,7 +66,13 @@ def close(
                         "put the folder back from a backup; `apicost verify` says more")  # fmt: skip
 
         def fill(folder: Path) -> Mapping[str, Any]:
-            return _fill(folder, ledger, months, month, book, apis, focus, now_unix_s)
+            try:
+                return _fill(folder, ledger, months, month, book, apis, focus, now_unix_s)
+            except InputError as failure:  # what is to be mended is the given file, not the copy that goes
+                copy = str(folder / store.PRICES)
+                raise InputError(
+                    [replace(told, place=told.place.replace(copy, book.file)) for told in failure.problems]
+                ) from None
 
         return store.write(ledger.folder, name, fill)
 

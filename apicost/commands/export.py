@@ -132,9 +132,10 @@ def _files(what: str, output: Path, asked: str | None) -> dict[str, Path]:
         raise _terminal.error(place, fact, "nothing is written", f"use {','.join(able)}")
     if len(formats) == 1:
         if told and told != formats[0]:
+            other = ", or remove --format" if asked and what != "journal" else ""
             raise _terminal.error(
                 str(output), f"ends in .{suffix}, but the format is {formats[0]}", "nothing is written",
-                f"name the file {output.with_suffix('.' + formats[0]).name}, or remove --format",
+                f"name the file {output.with_suffix('.' + formats[0]).name}{other}",
             )  # fmt: skip
         return {formats[0]: output}
     base = output.with_suffix("") if told else output

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     _months.add_options(parser)
     parser.add_argument("--api", metavar="ID", help="only this API's part of the statement")
-    parser.add_argument("--as-of", type=date.fromisoformat, metavar="YYYY-MM-DD",
+    parser.add_argument("--as-of", metavar="YYYY-MM-DD",
                         help="forecast the month's end from the days to this one (default: the last complete day "
                         "with data, where the data end before the month)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files; made if needed")
@@ -73,6 +73,7 @@ def main(argv: list[str]) -> int:
         raise _months.error(
             "--format", f"unknown: {', '.join(unknown)}", "nothing is written", f"use {','.join(FORMATS)}"
         )
+    as_of = _day(options.as_of)
     sources = _months.sources(options)
     book = sources.priced
     month = _months.month_of(options.month, book)
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
             print(f"apicost: API {options.api!r} has no usage in {month.name}", file=sys.stderr)
             return 3
         daily = _months.read_days(ledger, month, bill.statement.book)
-        complete = None if bill.closed else _complete_days(ledger, month, daily, options.as_of)
+        complete = None if bill.closed else _complete_days(ledger, month, daily, as_of)
         figures = monthly.figures(
             bill,
             daily,
@@ -104,6 +105,15 @@ def main(argv: list[str]) -> int:
     for path in written:
         print(path)
     return 0
+
+
+def _day(text: str | None) -> date | None:
+    """The day of --as-of. Raises InputError where it is none."""
+    try:
+        return date.fromisoformat(text) if text is not None else None
+    except ValueError:
+        raise _months.error("--as-of", f"{text!r} is not a day", "nothing is written",
+                            "write YYYY-MM-DD, such as 2026-11-22") from None  # fmt: skip
 
 
 def _has(bill: Bill, api: str) -> bool:
@@ -124,6 +134,8 @@ def _before(ledger: Ledger, month: Period, sources: _months.Sources, api: str | 
         sums = SUMS if closed[1] else before.sums_needed(book)
         bill = _months.bill_of(ledger, earlier, sources, sums=sums)
     except InputError as failure:  # this month's cost can be told without the other
+        if not closed[1] and not ledger.usage([earlier.start_unix_s, earlier.end_unix_s], (), sums=("calls",)).num_rows:
+            return None  # the ledger begins later: there is nothing to compare, and no price is missing
         print(f"apicost: not compared with {earlier.name}:\n{failure}", file=sys.stderr)
         return None
     if bill is None:

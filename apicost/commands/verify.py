@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from fractions import Fraction
 from typing import Any
@@ -49,6 +50,9 @@ def main(argv: list[str]) -> int:
     sources = _months.sources(options)
     if options.sha256 and not options.verified:
         raise _months.error("--sha256", "no month is named", "nothing is compared", "add YYYY-MM")
+    if options.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", options.sha256):
+        raise _months.error("--sha256", f"{options.sha256!r} is not a whole checksum", "nothing is compared",
+                            "write all 64 digits that `apicost close` printed")  # fmt: skip
     with _months.open_ledger(sources.ledger) as ledger:
         try:
             months = closed_months(ledger.folder)
@@ -58,8 +62,9 @@ def main(argv: list[str]) -> int:
         chosen = [m for m in months if options.verified in (None, m.month)]
         if not chosen:
             raise _months.error(
-                options.verified or str(sources.ledger), "no such month is closed here", "there is nothing to verify",
-                f"closed are: {', '.join(m.month for m in months) or 'none'}",
+                options.verified or str(sources.ledger),
+                "no such month is closed here" if months else "no month is closed here", "there is nothing to verify",
+                f"closed are: {', '.join(m.month for m in months)}" if months else "close one: apicost close YYYY-MM",
             )  # fmt: skip
         found = [_verified(months, closed, options.sha256) for closed in chosen]
         news = _news(ledger, months, sources)
@@ -108,7 +113,8 @@ def _as_data(found: Verified) -> dict[str, Any]:
 
 
 def _show(found: Verified, news: dict[str, Any] | None) -> None:
-    state = "as it was closed" if not found.problems else f"NOT as it was closed: {len(found.problems)} differences"
+    count = len(found.problems)
+    state = "as it was closed" if not count else f"NOT as it was closed: {count} difference{'s' * (count != 1)}"
     print(f"{found.month}: {state}; {found.total} {found.currency}, {found.charges:,} charges, of which "
           f"{found.corrections:,} corrections; manifest {found.sha256}")  # fmt: skip
     for problem in found.problems:

@@ -107,7 +107,7 @@ class Catalogue:
         """
         path = folder / CATALOGUE
         if not path.is_file():
-            raise LedgerError(f"{folder}: no ledger here ({CATALOGUE} is missing); name the folder that "
+            raise LedgerError(f"no ledger here ({CATALOGUE} is missing); name the folder that "
                               "`apicost run` or `apicost replay` writes to")  # fmt: skip
         with _as_os_error(path):
             address = f"file:{quote(str(path.resolve()))}?mode=ro"

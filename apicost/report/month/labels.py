@@ -32,6 +32,7 @@ class Label(NamedTuple):
 
 Labeller = Callable[[Mapping[str, str | None]], Label]
 
+NO_API = "(no API)"  # charges of a consumer alone: what falls short of its commitment
 NOBODY = Label("(unallocated)", "", True, True)
 CORRECTIONS = Label("(corrections)", "of closed months", True, True)
 
@@ -43,7 +44,7 @@ def status_label(row: Mapping[str, str | None]) -> Label:
 
 
 def api_label(row: Mapping[str, str | None]) -> Label:
-    return Label(row["api"]) if row["api"] else _state_label(row, "(no API)")
+    return Label(row["api"]) if row["api"] else _state_label(row, NO_API)
 
 
 def operation_label(row: Mapping[str, str | None]) -> Label:

@@ -10,6 +10,7 @@ import calendar
 
 from apicost.core.rating import money
 from apicost.report.month.forecast import COVERAGE_PCT
+from apicost.report.month.labels import NO_API
 from apicost.report.month.monthly import Figures
 from apicost.report.month.movers import BOOK, CONTRACT, RATE, Mover
 from apicost.report.templating import percent, size
@@ -56,6 +57,8 @@ def reason(row: Mover, cause: str | None = None) -> str:
         "gone": ("gone", "gone"),
         "corrections": ("corrections", "corrections"),
     }.get(cause, ("", ""))
+    if cause == "fixed" and row.label.text == NO_API:  # shortfalls are no share of anything
+        words = ("larger shortfalls of commitments", "smaller shortfalls of commitments")
     text = words[0 if part > 0 else 1]
     return f"{text} ({row.price_moved})" if cause == "price" and row.price_moved else text
 
@@ -96,6 +99,8 @@ def _why(f: Figures) -> str:
         why = f"{name}'s traffic shifted to {'dearer' if more else 'cheaper'} operations, networks or consumers"
     elif cause == "fixed":
         why = f"{name} bears {'more' if more else 'less'} of the fixed cost"
+        if name == NO_API:
+            why = f"usage fell {'further' if more else 'less far'} short of commitments"
     elif cause == "corrections":
         why = "closed months were corrected"
     else:
