@@ -189,14 +189,17 @@ def bill_of(
     """What the month bills: its statement, and the corrections of closed months that fall to it.
 
     A closed month is what was booked. sums, most: as in `read_rows`.
-    None where it has neither usage nor corrections. Raises InputError where an exchange rate is missing, where this
-    program does not come to what was booked, or where the price book can't be held against what was.
+    None where it has neither usage nor corrections, nor, as the month after the last closed one, fixed costs.
+    Raises InputError where an exchange rate is missing, where this program does not come to what was booked, or where
+    the price book can't be held against what was.
     """
     if (closed := closed_month(ledger.folder, month.name)) is not None:
         return _closed.bill_of(closed, sums)
     statement = _closed.statement_of(ledger, month, sources.priced, sums, most)
     corrections = corrections_of(ledger, month, sources.priced)
-    if not len(statement.usage.key) and not len(corrections):
+    # A month that can be closed next bills its fixed costs without any usage, too; of any other month it means nothing.
+    is_next = _closed.open_month(closed_months(ledger.folder)) == month.name and len(statement)
+    if not len(statement.usage.key) and not len(corrections) and not is_next:
         return None
     return Bill(statement=statement, corrections=corrections)
 

@@ -1,5 +1,7 @@
 """What the commands say to somebody who has not used them before: places, fixes and causes that are true."""
 
+import re
+
 import pytest
 
 from apicost import cli
@@ -80,3 +82,22 @@ def test_a_shortfall_is_no_share(folder, capsys):
     assert run(folder, "report", "--month", "2026-09", "--out", text, minimum="100") == 0
     page = (text / "report.html").read_text()
     assert "smaller shortfalls of commitments" in page
+
+
+def test_the_month_to_close_next_can_be_looked_at_before(folder, capsys):
+    """Its fixed costs are billed without any usage: the report shows what closing would book; a month further on has
+    nothing to show."""
+    add(folder / "june", "first", [row("2026-06", day=3, consumer="c", operation_id="x", calls=900)])
+
+    def ask(*arguments):
+        return run(folder, *arguments, ledger="june", minimum="0")
+
+    assert ask("close", "2026-06") == 0
+    assert ask("report", "--month", "2026-07", "--out", folder / "r") == 0
+    (cost,) = re.findall(r"2026 the gateway's APIs cost ([\d.,]+) EUR", capsys.readouterr().err)
+    assert float(cost) > 0
+    assert ask("export", "charges", "--month", "2026-07", "-o", folder / "c.csv") == 0
+    assert ask("report", "--month", "2026-08", "--out", folder / "r") == 3
+    capsys.readouterr()
+    assert ask("close", "2026-07") == 0
+    assert f"total        {cost} EUR" in capsys.readouterr().out

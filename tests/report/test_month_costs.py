@@ -200,7 +200,7 @@ def test_a_month_before_that_carried_corrections_is_compared_with_them():
     (gone,) = [r for r in figures.by_api.rows if r.label == CORRECTIONS.text]
     assert (gone.billed_minor, gone.before_minor) == (0, 300)
     assert figures.movers.main[1] == "corrections" and words.summary(figures).endswith(
-        "closed months were corrected (-3.00 EUR)."
+        "mostly because October 2026 bore corrections of closed months and this month bears none (-3.00 EUR)."
     )
 
 

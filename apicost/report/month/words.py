@@ -103,6 +103,8 @@ def _why(f: Figures) -> str:
             why = f"usage fell {'further' if more else 'less far'} short of commitments"
     elif cause == "corrections":
         why = "closed months were corrected"
+        if not f.corrections.count and f.before is not None:
+            why = f"{month_name(f.before.month)} bore corrections of closed months and this month bears none"
     else:
         why = f"{name} is {'new' if cause == 'new' else 'gone'}"
     return f", mostly because {why}{moved}"
