@@ -96,6 +96,7 @@ def test_the_month_to_close_next_can_be_looked_at_before(folder, capsys):
     assert ask("report", "--month", "2026-07", "--out", folder / "r") == 0
     (cost,) = re.findall(r"2026 the gateway's APIs cost ([\d.,]+) EUR", capsys.readouterr().err)
     assert float(cost) > 0
+    assert "largest API" not in (folder / "r" / "report.html").read_text()
     assert ask("export", "charges", "--month", "2026-07", "-o", folder / "c.csv") == 0
     assert ask("report", "--month", "2026-08", "--out", folder / "r") == 3
     capsys.readouterr()

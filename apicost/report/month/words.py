@@ -118,7 +118,7 @@ def details(f: Figures) -> list[str]:
             f"The month's own usage cost {cost(f.usage_minor, f.scale)} {f.currency}; corrections of closed months "
             f"come to {signed(f.corrections.billed_minor, f.scale)} {f.currency}."
         )
-    apis = [row for row in f.by_api.rows if not row.named]
+    apis = [row for row in f.by_api.rows if not row.named and row.billed_minor > 0]
     if not f.api and apis and f.total_minor > 0:
         first = apis[0]
         text = f"The largest API is {first.label} with {cost(first.billed_minor, f.scale)} {f.currency}"
